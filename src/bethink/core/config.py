@@ -1,0 +1,110 @@
+"""Strict configuration: an unknown key is an error that names the nearest known one and the line it stands on."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bethink.core.errors import ConfigError
+
+
+class StrictModel(BaseModel):
+    """A frozen config in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+Config = TypeVar("Config", bound=StrictModel)
+Path_ = tuple[str | int, ...]
+
+
+def load_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
+    """A YAML document and the 1-based line of every key path in it. Raises ConfigError for a missing or unreadable file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read: {error}", where=str(path)) from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
+    """Like `load_yaml`, from a string; `name` is what errors call it."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[Path_, int] = {}
+        if node is not None:
+            _collect_lines(node, (), lines, name)
+        return yaml.safe_load(text), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ConfigError(f"not valid YAML: {error.problem}", where=where) from error
+
+
+def _collect_lines(node: yaml.Node, path: Path_, lines: dict[Path_, int], name: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*path, key.value)
+            if below in lines:
+                raise ConfigError(
+                    f"the key `{key.value}` stands twice", where=f"{name}:{key.start_mark.line + 1}"
+                )
+            lines[below] = key.start_mark.line + 1
+            _collect_lines(value, below, lines, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*path, index)] = value.start_mark.line + 1
+            _collect_lines(value, (*path, index), lines, name)
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """The known name most like `word`, if any is close."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def validate(
+    model: type[Config], value: Any, *, name: str, lines: dict[Path_, int] | None = None, at: Path_ = ()
+) -> Config:
+    """`value` as a `model`. Raises ConfigError for the first fault: its line (when `lines` has it), its key, and the nearest known key.
+
+    name: the file or option the value came from; at: where in it the value stands.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        path = (*at, *fault["loc"])
+        where = f"{name}:{line}" if (line := _line_of(path, lines or {})) else name
+        key = ".".join(str(part) for part in path)
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(model, fault["loc"][:-1])
+            guess = nearest(str(path[-1]), known)
+            fix = f"did you mean `{guess}`?" if guess else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key `{key}`", where=where, fix=fix) from None
+        message = fault["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"`{key}`: {message}" if key else message, where=where) from None
+
+
+def _line_of(path: Path_, lines: dict[Path_, int]) -> int | None:
+    while path:
+        if path in lines:
+            return lines[path]
+        path = path[:-1]
+    return None
+
+
+def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The field names of the model that stands at `location` inside `model`."""
+    current: Any = model
+    for part in location:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
+    return sorted(getattr(current, "model_fields", {}))

@@ -1,0 +1,1 @@
+"""Floor 2: weights, adapters, and the one attention function that serves training and decoding."""

@@ -1,0 +1,1 @@
+"""Floor 5: ordered stages, a run directory that resumes, and a report."""

@@ -1,0 +1,1 @@
+"""Floor 4: talk to a model, in the terminal or over HTTP."""

@@ -1,0 +1,1 @@
+"""Floor 1: problems and where they come from."""

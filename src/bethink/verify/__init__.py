@@ -1,0 +1,1 @@
+"""Floor 2: is this completion right?"""
