@@ -35,18 +35,24 @@ install-dev: $(VENV)/.installed-dev
 model: install
 	$(VENV)/bin/bethink models pull smollm2-135m
 
+# A torch that the machine already has (a GPU build, say) is seen from the environment and kept.
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bethink needs Python 3.11 or newer; set PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bethink needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
 
 # Torch first and apart: an unpinned torch would pull gigabytes of CUDA packages onto a machine that may have no GPU.
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(PIP) install --quiet -c constraints.txt -e .
+$(VENV)/constraints.txt: constraints.txt | $(VENV)/bin/python
+	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	grep -v '^torch==' constraints.txt > $@.part
+	$(PY) -c 'import importlib.metadata as m; print("torch==" + m.version("torch").split("+")[0])' >> $@.part
+	mv $@.part $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/constraints.txt
+	$(PIP) install --quiet -c $(VENV)/constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
 
 clean:
