@@ -1,6 +1,6 @@
 """`bethink`: the verbs, and how errors reach the user.
 
-Each verb is a module of this package with a function of the same name; its heavy imports happen inside, so that `--help` is instant.
+Each verb is a module of this package with a function of the same name, imported when it is asked for; its heavy imports happen inside.
 """
 
 from __future__ import annotations
@@ -52,19 +52,23 @@ def _root(
     pass
 
 
-def _register() -> None:
-    for verb, summary in VERBS.items():
-        module = importlib.import_module(f"bethink.cli.{verb}")
-        command = getattr(module, verb)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=verb, help=summary)
-        else:
-            app.command(verb, short_help=summary)(command)
+def _register(arguments: list[str]) -> None:
+    """Register the one verb asked for; with none named, every verb by name and summary alone, so that `--help` imports none."""
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    if asked not in VERBS:
+        for verb, summary in VERBS.items():
+            app.command(verb, short_help=summary)(lambda: None)
+        return
+    command = getattr(importlib.import_module(f"bethink.cli.{asked}"), asked)
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=asked, help=VERBS[asked])
+    else:
+        app.command(asked, short_help=VERBS[asked])(command)
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a BethinkError, 2 wrong usage, 130 interrupted."""
-    _register()
+    _register(sys.argv[1:])
     try:
         app()
     except BethinkError as error:

@@ -24,6 +24,7 @@ _REASONS = {
     errno.EPERM: ("permission denied", "choose an --output you may write to"),
     errno.EROFS: ("the file system is read-only", "choose an --output on a writable disk"),
     errno.ENOTDIR: ("a part of the path is a file, not a directory", "choose another --output"),
+    errno.EEXIST: ("a part of the path is a file, not a directory", "choose another --output"),
     errno.EISDIR: ("the path is a directory", "name a file"),
 }
 
