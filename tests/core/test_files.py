@@ -1,7 +1,7 @@
 """Files are whole or absent, and a run directory belongs to one run."""
 
 import json
-import os
+from pathlib import Path
 
 import pytest
 
@@ -28,16 +28,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_error():
-    if not os.path.exists("/dev/full"):
+    if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    from pathlib import Path
-
-    from bethink.core.files import explain_os_errors
-
     with pytest.raises(OutputError, match="disk is full"), explain_os_errors(Path("/dev/full")):
-        with open("/dev/full", "w") as handle:
-            handle.write("x" * 100_000)
-            handle.flush()
+        Path("/dev/full").write_text("x" * 100_000)
 
 
 def test_a_path_through_a_file_is_explained(tmp_path):
