@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ class Problem:
     task:     the name of the source it came from ("chain_sum", "gsm8k", ...).
     messages: the conversation that asks it; no toggle in it (that is added when it is rendered).
     answer:   the reference answer as text, as the grader wants it.
-    grader:   "math" | "choice" | "exact" | "numeric" | "reasoning_gym".
+    grader:   "math" | "choice" | "exact" | "numeric" | "reasoning_gym" | "code".
     meta:     what the grader or a report needs beside the answer (choices, difficulty, subject, the reasoning-gym entry).
     """
 
@@ -32,3 +33,27 @@ class Problem:
     def question(self) -> str:
         """The last user message's text."""
         return next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSet:
+    """The problems of one source, and what was left out of it.
+
+    dropped: how many were left out, by reason ("duplicate": the same question twice; "excluded": its question is in the texts the
+    caller excluded, such as training rows).
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self.problems)
+
+
+def question_key(text: str) -> str:
+    """What two questions have in common when they are the same question: the text without differences of white space and case."""
+    return " ".join(text.split()).casefold()

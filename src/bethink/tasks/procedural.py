@@ -1,0 +1,174 @@
+"""Problems made on the spot by reasoning-gym, in splits that cannot meet.
+
+reasoning-gym builds item i of a data set from `Random(seed + i)`: seed 110 is seed 100 shifted by ten, so two nearby seeds share
+most of their problems. Here every split owns a region of seeds of its own (`first_seed`), and because small ranges repeat even
+between distant seeds, equal questions are dropped within a split and, through `exclude`, between splits.
+
+The library takes two seconds to import and is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection
+from typing import Any
+
+from bethink.core.config import nearest
+from bethink.core.console import warn
+from bethink.core.errors import ConfigError
+from bethink.core.seeds import derive_seed
+from bethink.tasks.problem import Problem, ProblemSet, question_key
+
+_ITEM_BITS = 20
+"""A split may draw 2**20 items: the low bits of its seeds."""
+
+_REGIONS = {"train": 0, "validation": 1, "test": 2}
+_OTHER_REGION = 3
+
+_NARROW = frozenset({"pool_matrix"})
+"""Generators that hand the seed to numpy, which takes 32 bits."""
+
+_PATIENCE = 1000
+"""So many draws in a row without a new question mean that a generator has no more."""
+
+
+def generators() -> list[str]:
+    """The names of all reasoning-gym generators, sorted."""
+    from reasoning_gym.factory import DATASETS
+
+    return sorted(DATASETS)
+
+
+def first_seed(seed: int, split: str, name: str) -> int:
+    """The seed of item 0 of a split; item i has the i-th after it.
+
+    The highest two bits say which split it is (train, validation, test, or any other), the middle ones are a hash of (seed, split,
+    name), the lowest 20 count items. So train, validation and test never share a seed, whatever the user's seeds are; two splits
+    with other names could only by a hash collision (1 in 2**41).
+    """
+    hash_bits = 10 if name in _NARROW else 41
+    region = _REGIONS.get(split, _OTHER_REGION)
+    digest = derive_seed(seed, split, name) % (1 << hash_bits)
+    return ((region << hash_bits) | digest) << _ITEM_BITS
+
+
+def generate(
+    name: str,
+    size: int,
+    *,
+    seed: int,
+    split: str,
+    config: dict[str, Any] | None = None,
+    exclude: Collection[str] = (),
+) -> ProblemSet:
+    """`size` different problems of the generator `name`.
+
+    config:  the generator's own options; `level` (0, 1, …) sets its difficulty by its curriculum, other keys override that.
+    exclude: question texts that must not appear (training questions, for a held-out split).
+
+    A problem's meta holds `entry` (what the generator's scorer needs) and `config`. Warns when the generator has fewer than `size`
+    problems to give. Raises ConfigError for an unknown generator or option, a bad value, or a generator with nothing left.
+    """
+    if size < 1:
+        raise ConfigError(f"{size} problems asked for: at least 1 is needed", where=name)
+    most_draws = min(1 << _ITEM_BITS, max(10_000, 50 * size))
+    start = first_seed(seed, split, name)
+    options, dataset = _dataset(name, dict(config or {}), seed=start, size=most_draws)
+    excluded = {question_key(text) for text in exclude}
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    dropped = {"duplicate": 0, "excluded": 0}
+    barren = 0
+    for index in range(most_draws):
+        if len(problems) == size or barren > max(_PATIENCE, 5 * len(seen)):
+            break
+        entry = dataset[index]
+        key = question_key(entry["question"])
+        barren += 1
+        if key in seen:
+            dropped["duplicate"] += 1
+            continue
+        seen.add(key)
+        if key in excluded:
+            dropped["excluded"] += 1
+            continue
+        barren = 0
+        problems.append(_problem(name, entry, options))
+    if not problems:
+        raise ConfigError(
+            f"`{name}` has no problem left that is not excluded ({dropped['excluded']:,} were)",
+            where=f"split {split}",
+            fix="make its problems more varied (wider ranges), or exclude less",
+        )
+    if len(problems) < size:
+        warn(
+            f"{name} ({split}): only {len(problems):,} of {size:,} problems found after {index:,} draws; its range is used up "
+            f"({dropped['duplicate']:,} repeats, {dropped['excluded']:,} excluded)"
+        )
+    return ProblemSet(name, tuple(problems), dropped)
+
+
+def _problem(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Problem:
+    question = entry["question"]
+    digest = hashlib.sha256(question.encode()).hexdigest()[:12]
+    answer = entry["answer"]
+    return Problem(
+        id=f"{name}-{digest}",
+        task=name,
+        messages=({"role": "user", "content": question},),
+        answer="" if answer is None else str(answer),
+        grader="reasoning_gym",
+        meta={"entry": entry, "generator": name, "config": options},
+    )
+
+
+def _dataset(name: str, config: dict[str, Any], *, seed: int, size: int) -> tuple[dict[str, Any], Any]:
+    """The options in force and reasoning-gym's data set made with them."""
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    if name not in DATASETS:
+        guess = nearest(name, sorted(DATASETS))
+        fix = f"did you mean `{guess}`?" if guess else f"there are {len(DATASETS)}: {', '.join(sorted(DATASETS))}"
+        raise ConfigError(f"unknown generator `{name}`", fix=fix)
+    known = [f.name for f in dataclasses.fields(DATASETS[name][1]) if f.name not in ("seed", "size")]
+    level = config.pop("level", None)
+    for key in config:
+        if key not in known:
+            guess = nearest(key, known)
+            fix = f"did you mean `{guess}`?" if guess else f"its options: level, {', '.join(known)}"
+            raise ConfigError(f"`{name}` has no option `{key}`", fix=fix)
+    options = {**_at_level(name, level, known), **config}
+    try:
+        return options, create_dataset(name, **options, seed=seed, size=size)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(f"`{name}` refuses these options: {error}", where=f"{name}: {options}") from error
+
+
+def _at_level(name: str, level: Any, known: list[str]) -> dict[str, Any]:
+    """The options that the generator's curriculum gives for a difficulty level."""
+    from reasoning_gym.factory import CURRICULA
+
+    if level is None:
+        return {}
+    if not isinstance(level, int) or level < 0:
+        raise ConfigError(f"`level` must be 0, 1, 2, …, not {level!r}", where=name)
+    if name not in CURRICULA:
+        raise ConfigError(f"`{name}` has no difficulty levels", fix=f"set its options: {', '.join(known)}")
+    curriculum = CURRICULA[name]()
+    highest = max(len(attribute.levels) for attribute in curriculum.attributes.values()) - 1
+    if level > highest:
+        raise ConfigError(f"`level` {level} is above the highest of `{name}`, {highest}")
+    curriculum.set_global_level(level)
+    at_level = curriculum.generate_configuration()
+    touched = {
+        field
+        for attribute in curriculum.attributes.values()
+        for field in (
+            getattr(attribute, "field_name", None),
+            getattr(attribute, "lower_field_name", None),
+            getattr(attribute, "upper_field_name", None),
+        )
+        if field
+    }
+    return {field: getattr(at_level, field) for field in known if field in touched}
