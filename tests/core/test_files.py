@@ -11,6 +11,7 @@ from bethink.core.files import (
     cache_dir,
     claim_output,
     dump_line,
+    explain_os_errors,
     read_jsonl,
     write_json,
     write_text,
