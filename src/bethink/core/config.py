@@ -107,4 +107,4 @@ def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list
             continue
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
-    return sorted(getattr(current, "model_fields", {}))
+    return sorted(field.alias or name for name, field in getattr(current, "model_fields", {}).items())

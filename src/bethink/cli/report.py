@@ -1,0 +1,21 @@
+"""`bethink report RUN_DIR`: the page again, from what the run wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A directory written by `bethink run`.")],
+    examples: Annotated[
+        int, typer.Option(min=0, help="Questions shown with their outputs side by side.")
+    ] = 4,
+) -> None:
+    """Write a run's report.html again."""
+    from bethink.core.console import out
+    from bethink.recipe.report import write_report
+
+    out.print(f"report: {write_report(run_dir, examples=examples)}", highlight=False, soft_wrap=True)

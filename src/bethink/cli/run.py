@@ -1,0 +1,67 @@
+"""`bethink run RECIPE`: every stage of a recipe, in order, in one directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of a packaged one (quickstart, weekend-8b).")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The run's directory.", show_default="runs/NAME")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override: vars.NAME, seed, or STAGE.OPTION. Repeatable."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")
+    ] = False,
+    fresh_sibling: Annotated[
+        bool,
+        typer.Option(
+            "--fresh-sibling", help="If the directory holds a finished run, use DIR-2, DIR-3… instead."
+        ),
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Replace stages there that were made from other settings.")
+    ] = False,
+) -> None:
+    """Run a recipe. What is done is skipped, what is half done goes on where it stopped."""
+    from bethink.core.console import duration, note, out
+    from bethink.recipe.plan import plan_table, plan_total
+    from bethink.recipe.results import read_results, results_table
+    from bethink.recipe.run import choose_directory, run_recipe
+    from bethink.recipe.schema import load_recipe
+    from bethink.recipe.stages import prepare
+
+    overrides = set_ or []
+    loaded = load_recipe(recipe, overrides)
+    directory = output or Path("runs") / loaded.recipe.name
+    if dry_run:
+        stages = prepare(loaded, directory.absolute())
+        out.print(plan_table(loaded.recipe, stages))
+        out.print(plan_total(loaded.recipe, stages), highlight=False)
+        return
+    if fresh_sibling:
+        directory = choose_directory(directory, loaded.recipe)
+    try:
+        manifest = run_recipe(loaded, directory, overrides=overrides, redo=redo)
+    except KeyboardInterrupt:
+        again = " ".join(f"--set {override!r}" for override in overrides)
+        note(f"stopped; go on with: bethink run {recipe} {again}{' ' * bool(again)}--output {directory}")
+        raise
+    if rows := read_results(directory):
+        out.print(results_table(rows))
+    report = directory / "report.html"
+    peak = manifest.peak_memory_bytes / 2**30
+    out.print(f"wall time {duration(manifest.seconds)}, peak memory {peak:.1f} GiB", highlight=False)
+    if report.exists():
+        out.print(f"report: {report}", highlight=False, soft_wrap=True)

@@ -1,0 +1,188 @@
+"""Runs a recipe in a directory: skips what is done, resumes what is half done, runs the rest.
+
+The directory holds one folder a stage, `manifest.json`, `results.json` and what the stages make. A stage is done when the manifest
+says so with the fingerprint it would have now; see `stages.Prepared`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bethink.core.console import duration, note
+from bethink.core.errors import OutputError
+from bethink.core.files import explain_os_errors
+from bethink.recipe.environment import describe
+from bethink.recipe.manifest import Manifest, StageRecord, digest, load_manifest, now
+from bethink.recipe.results import write_results
+from bethink.recipe.schema import LoadedRecipe, Recipe
+from bethink.recipe.stages import Prepared, prepare
+from bethink.recipe.usage import MemoryWatch, gpu_peak_bytes
+
+
+def run_recipe(
+    loaded: LoadedRecipe, run_dir: Path, *, overrides: Sequence[str] = (), redo: bool = False
+) -> Manifest:
+    """Bring every stage of the recipe to done.
+
+    redo: replace stages that were made from other settings, and what came after them; without it they are refused.
+    Raises OutputError for a directory that is not this recipe's to write, and whatever a stage raises.
+    """
+    run_dir = run_dir.absolute()
+    stages = prepare(loaded, run_dir)
+    with _locked(run_dir):
+        manifest = _open_manifest(loaded, run_dir, overrides)
+        _settle_stale(manifest, stages, run_dir, redo=redo)
+        manifest.stages = [_record_of(one, manifest) for one in stages]
+        if not all(record.state == "done" for record in manifest.stages):
+            manifest.finished = None
+        manifest.save(run_dir)
+        for number, one in enumerate(stages, 1):
+            record = manifest.stages[number - 1]
+            head = f"[{number}/{len(stages)}] {one.stage.name}"
+            if record.state == "done":
+                note(f"{head}: done already ({duration(record.seconds)})")
+                continue
+            _run_stage(one, record, manifest, run_dir, head)
+            write_results(run_dir, stages)
+        if manifest.finished is None:
+            manifest.finished = now()
+            manifest.save(run_dir)
+    return manifest
+
+
+def choose_directory(output: Path, recipe: Recipe) -> Path:
+    """`output`, or the first of output-2, output-3… that is unused or holds an unfinished run of the same recipe."""
+    number = 1
+    while True:
+        candidate = output if number == 1 else output.with_name(f"{output.name}-{number}")
+        if not _occupied(candidate):
+            return candidate
+        manifest = load_manifest(candidate)
+        if manifest and manifest.finished is None and manifest.recipe_hash == recipe_hash(recipe):
+            note(f"resuming the unfinished run in {candidate}")
+            return candidate
+        number += 1
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """A hash of what the recipe does (not of its words and estimates)."""
+    return digest(recipe.model_dump(mode="json", exclude={"description", "assume"}))
+
+
+def _occupied(directory: Path) -> bool:
+    return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    with explain_os_errors(run_dir):
+        if run_dir.exists() and not run_dir.is_dir():
+            raise OutputError(
+                "the output exists and is a file", where=str(run_dir), fix="choose another --output"
+            )
+        if _occupied(run_dir) and load_manifest(run_dir) is None and not _only_lock(run_dir):
+            raise OutputError(
+                "the output directory holds something that is no run",
+                where=str(run_dir),
+                fix="choose another --output",
+            )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = run_dir / ".lock"
+        lock.touch()
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                "another process is running in this directory",
+                where=str(run_dir),
+                fix="wait for it, or choose another --output",
+            ) from None
+        yield
+
+
+def _only_lock(run_dir: Path) -> bool:
+    return [path.name for path in run_dir.iterdir()] == [".lock"]
+
+
+def _open_manifest(loaded: LoadedRecipe, run_dir: Path, overrides: Sequence[str]) -> Manifest:
+    before = load_manifest(run_dir)
+    return Manifest(
+        recipe=loaded.recipe.model_dump(mode="json", by_alias=True),
+        recipe_hash=recipe_hash(loaded.recipe),
+        source=loaded.source,
+        overrides=list(overrides),
+        seed=loaded.recipe.seed,
+        environment=describe(),
+        started=before.started if before else now(),
+        finished=before.finished if before else None,
+        stages=before.stages if before else [],
+    )
+
+
+def _settle_stale(manifest: Manifest, stages: list[Prepared], run_dir: Path, *, redo: bool) -> None:
+    """Refuse, or with `redo` remove, what stages with other settings left in the directory."""
+    stale = []
+    for one in stages:
+        record = manifest.record(one.stage.name)
+        if record and record.state != "pending" and record.fingerprint != one.fingerprint:
+            stale.append((one, record))
+    # A report is a view of the rest and costs nothing to write again.
+    costly = [one.stage.name for one, _ in stale if one.stage.uses != "report"]
+    if costly and not redo:
+        raise OutputError(
+            f"made from other settings or inputs: {', '.join(costly)}",
+            where=str(run_dir),
+            fix="choose another --output, or replace these stages with --redo",
+        )
+    for one, record in stale:
+        if one.folder.is_dir():
+            shutil.rmtree(one.folder)
+        manifest.stages.remove(record)
+
+
+def _record_of(one: Prepared, manifest: Manifest) -> StageRecord:
+    record = manifest.record(one.stage.name) or StageRecord(name=one.stage.name, uses=one.stage.uses)
+    if record.state == "done" and not one.product.exists():
+        record.state = "pending"
+    record.fingerprint = one.fingerprint
+    record.options = one.config.model_dump(mode="json")
+    record.inputs = one.inputs
+    record.product = str(one.product)
+    return record
+
+
+def _run_stage(one: Prepared, record: StageRecord, manifest: Manifest, run_dir: Path, head: str) -> None:
+    half_done = record.state == "running" and _occupied(one.folder)
+    note(f"{head}: {'resuming' if half_done else one.stage.uses}")
+    record.state = "running"
+    record.attempts += 1
+    manifest.save(run_dir)
+    gpu_peak_bytes(reset=True)
+    started = time.monotonic()
+    before = record.seconds
+    try:
+        with MemoryWatch() as watch:
+            one.kind.run(one.with_resume() if half_done else one.config)
+        record.state = "done"
+        record.finished = now()
+    finally:
+        record.seconds = round(before + time.monotonic() - started, 3)
+        record.peak_memory_bytes = max(record.peak_memory_bytes, watch.peak_bytes)
+        record.peak_gpu_bytes = max(record.peak_gpu_bytes, gpu_peak_bytes())
+        manifest.save(run_dir)
+        _release_memory()
+
+
+def _release_memory() -> None:
+    """A stage's model must be gone before the next one loads its own."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,248 @@
+"""What a recipe is: named stages in order, each with the options of the room that does the work.
+
+Knows the YAML form, overrides and references; leaves every option's meaning to the rooms (`stages.py` names their config models).
+A value may refer to `${vars.NAME}` (a value from the recipe's `vars`) or to `${stages.NAME}` (what an earlier stage made, as a path).
+That is the only way inputs are named. A reference that is the whole value keeps its type; inside a longer text it is put in as text:
+`${vars.model}+${stages.adapter}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, StringConstraints, model_validator
+
+from bethink.core.config import Path_, StrictModel, load_yaml, nearest, validate
+from bethink.core.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
+StageUse = Literal["synthesize", "curate", "sft", "eval", "compare", "report"]
+_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+_TOP_LEVEL = ("name", "description", "seed", "vars", "stages", "assume")
+
+
+class Stage(StrictModel):
+    """One step: `name` (also its folder and how others refer to it), what it `uses`, and that room's options `with`."""
+
+    name: Name
+    uses: StageUse
+    options: dict[str, Any] = Field(default_factory=dict, alias="with")
+
+
+class Assume(StrictModel):
+    """What the plan's estimates rest on where the machine cannot tell.
+
+    device: words for the plan; tflops: its dense peak at the training dtype; mfu: the share of it that training reaches;
+    memory_gib: what the device has; parameters: the model's size when its files are not on this machine;
+    tokens_per_sample: mean prompt and completion tokens of a training row; hidden_size and layers: for the memory estimate.
+    """
+
+    device: str = "this machine"
+    tflops: float | None = Field(default=None, gt=0)
+    mfu: float = Field(default=0.4, gt=0, le=1)
+    memory_gib: float | None = Field(default=None, gt=0)
+    parameters: float | None = Field(default=None, gt=0)
+    tokens_per_sample: float | None = Field(default=None, gt=0)
+    hidden_size: int | None = Field(default=None, gt=0)
+    layers: int | None = Field(default=None, gt=0)
+
+
+class Recipe(StrictModel):
+    """A whole road. `seed` is every stage's seed unless the stage sets its own."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    vars: dict[str, Any] = Field(default_factory=dict)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    assume: Assume = Assume()
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Recipe:
+        seen: set[str] = set()
+        for stage in self.stages:
+            if stage.name in _TOP_LEVEL:
+                raise ValueError(f"a stage cannot be called `{stage.name}`: that is a key of the recipe")
+            if stage.name in seen:
+                raise ValueError(f"two stages are called `{stage.name}`")
+            seen.add(stage.name)
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises KeyError."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A checked recipe, the lines of its keys (for messages about options), and what messages call it."""
+
+    recipe: Recipe
+    lines: Mapping[Path_, int]
+    source: str
+
+    def at(self, stage: Stage) -> Path_:
+        """Where the stage's options stand in the document."""
+        return ("stages", self.recipe.stages.index(stage), "with")
+
+    def where(self, path: Path_) -> str:
+        """`file:line` of a key path, or of the nearest key above it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.source}:{line}" if (line := self.lines.get(path)) else self.source
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name; in a checkout those in its `recipes/` folder."""
+    installed = Path(str(files("bethink.recipe"))) / "recipes"
+    checkout = Path(__file__).parents[3] / "recipes"
+    folder = installed if installed.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(spec: str) -> Path:
+    """The file a user means: a path, or a packaged recipe's name. Raises ConfigError."""
+    path = Path(spec)
+    if path.is_file():
+        return path
+    known = packaged_recipes()
+    if spec in known:
+        return known[spec]
+    guess = nearest(spec, list(known))
+    hint = f"did you mean `{guess}`? " if guess else ""
+    raise ConfigError(
+        f"no recipe `{spec}`",
+        fix=f"{hint}give a YAML file, or one of the packaged recipes: {', '.join(known) or 'none'}",
+    )
+
+
+def load_recipe(spec: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read and check a recipe: keys, stage names, references. Raises ConfigError with the line.
+
+    overrides: `a.b=c` strings. The first part is a key of the recipe (`seed`, `vars`, `assume`…) or a stage's name, whose options
+    the rest addresses: `vars.model=…`, `train.steps=20`. Values are YAML.
+    """
+    path = find_recipe(spec)
+    document, lines = load_yaml(path)
+    if not isinstance(document, dict):
+        raise ConfigError("a recipe is a mapping with `name` and `stages`", where=str(path))
+    for override in overrides:
+        _override(document, lines, override)
+    recipe = validate(Recipe, document, name=str(path), lines=lines)
+    loaded = LoadedRecipe(recipe, lines, str(path))
+    for inner, _ in references(recipe.vars):
+        raise ConfigError(
+            "a variable is a plain value, without references", where=loaded.where(("vars", *inner))
+        )
+    for stage in recipe.stages:
+        _check_references(loaded, stage)
+    return loaded
+
+
+def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) -> None:
+    where = f"--set {override}"
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError("an override is written KEY=VALUE", where=where, fix="for example --set seed=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value is not valid YAML: {error}", where=where) from error
+    stages = document.get("stages")
+    by_name = {
+        stage["name"]: index
+        for index, stage in enumerate(stages if isinstance(stages, list) else [])
+        if isinstance(stage, dict) and isinstance(stage.get("name"), str)
+    }
+    path: list[str | int] = list(parts)
+    if parts[0] in by_name:
+        path = ["stages", by_name[parts[0]], "with", *parts[1:]]
+        if len(parts) == 1:
+            raise ConfigError(
+                "an override of a stage names one of its options",
+                where=where,
+                fix=f"--set {parts[0]}.OPTION=VALUE",
+            )
+    elif parts[0] not in _TOP_LEVEL or parts[0] == "stages":
+        guess = nearest(parts[0], [*by_name, *_TOP_LEVEL])
+        raise ConfigError(
+            f"no stage or key `{parts[0]}` in the recipe",
+            where=where,
+            fix=f"did you mean `{guess}`?" if guess else f"stages: {', '.join(by_name)}",
+        )
+    target: Any = document
+    for part in path[:-1]:
+        if isinstance(target, dict):
+            target = target.setdefault(part, {})
+        elif isinstance(target, list) and isinstance(part, int):
+            target = target[part]
+        if not isinstance(target, dict | list):
+            raise ConfigError(f"`{part}` is a value, it has no keys", where=where)
+    target[path[-1]] = value
+    lines[tuple(path)] = 0  # overridden: no line of the file is to blame
+
+
+def references(value: Any) -> Iterator[tuple[Path_, str]]:
+    """Every `${…}` inside a value: where it stands and what it names."""
+    if isinstance(value, str):
+        for match in _REFERENCE.finditer(value):
+            yield (), match.group(1).strip()
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (((key, *path), name) for path, name in references(item))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from (((index, *path), name) for path, name in references(item))
+
+
+def stage_references(stage: Stage) -> list[str]:
+    """The names of the stages whose products this stage reads, in order of mention."""
+    named = (name for _, name in references(stage.options) if name.startswith("stages."))
+    return list(dict.fromkeys(name.removeprefix("stages.") for name in named))
+
+
+def _check_references(loaded: LoadedRecipe, stage: Stage) -> None:
+    recipe = loaded.recipe
+    earlier = [s.name for s in recipe.stages[: recipe.stages.index(stage)]]
+    for path, name in references(stage.options):
+        where = loaded.where((*loaded.at(stage), *path))
+        space, _, key = name.partition(".")
+        known = {"vars": list(recipe.vars), "stages": earlier}.get(space)
+        if known is None:
+            raise ConfigError(f"`${{{name}}}` is neither ${{vars.NAME}} nor ${{stages.NAME}}", where=where)
+        if key in known:
+            continue
+        guess = nearest(key, known)
+        if space == "stages" and key in {s.name for s in recipe.stages}:
+            raise ConfigError(
+                f"stage `{stage.name}` reads `{key}`, which comes later",
+                where=where,
+                fix="move that stage before this one",
+            )
+        listed = ", ".join(known) or "none"
+        raise ConfigError(
+            f"`${{{name}}}`: no such {'variable' if space == 'vars' else 'stage'}",
+            where=where,
+            fix=f"did you mean `{guess}`?" if guess else f"known: {listed}",
+        )
+
+
+def resolve(value: Any, look_up: Callable[[str], Any]) -> Any:
+    """`value` with every `${name}` replaced by look_up(name)."""
+    if isinstance(value, str):
+        whole = _REFERENCE.fullmatch(value)
+        if whole:
+            return look_up(whole.group(1).strip())
+        return _REFERENCE.sub(lambda match: str(look_up(match.group(1).strip())), value)
+    if isinstance(value, Mapping):
+        return {key: resolve(item, look_up) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [resolve(item, look_up) for item in value]
+    return value

@@ -1,0 +1,173 @@
+"""The kinds of stage, and what the runner must know of each: its config model, how to start it, and what it makes.
+
+The options of a stage are the room's own config model; nothing is described twice. The runner gives `output`, and `seed` and
+`resume` where the room has them. Rooms are imported when a stage is first looked at.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bethink.core.config import StrictModel, validate
+from bethink.core.errors import ConfigError
+from bethink.recipe.manifest import digest, input_hashes
+from bethink.recipe.schema import LoadedRecipe, Stage, references, resolve
+
+GIVEN = ("output", "resume")
+"""Options that only the runner sets."""
+
+_DO_NOT_CHANGE_BYTES = frozenset({"output", "resume", "workers"})
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """config: the room's model (imported on demand); run: does the work; product: what a later stage's `${stages.NAME}` means."""
+
+    config: Callable[[], type[StrictModel]]
+    run: Callable[[Any], object]
+    product: Callable[[Path, Any], Path]
+
+
+class ReportConfig(StrictModel):
+    """examples: how many questions are shown with their outputs side by side."""
+
+    output: Path
+    examples: int = 4
+
+
+def _config(module: str, name: str) -> Callable[[], type[StrictModel]]:
+    def load() -> type[StrictModel]:
+        model: type[StrictModel] = getattr(importlib.import_module(f"bethink.{module}"), name)
+        return model
+
+    return load
+
+
+def _run(module: str, name: str) -> Callable[[Any], object]:
+    def run(config: Any) -> object:
+        return getattr(importlib.import_module(f"bethink.{module}"), name)(config)
+
+    return run
+
+
+def _report(config: ReportConfig) -> None:
+    from bethink.recipe.report import write_report
+
+    write_report(config.output.parent, examples=config.examples)
+
+
+KINDS: dict[str, StageKind] = {
+    "synthesize": StageKind(
+        config=_config("curate.synthesize", "SynthesizeConfig"),
+        run=_run("curate.synthesize", "synthesize"),
+        product=lambda folder, _: folder / "rows.jsonl",
+    ),
+    "curate": StageKind(
+        config=_config("curate.pipeline", "CurateConfig"),
+        run=_run("curate.pipeline", "curate"),
+        product=lambda folder, _: folder,
+    ),
+    "sft": StageKind(
+        config=_config("train.sft", "SFTConfig"),
+        run=_run("train.sft", "run_sft"),
+        product=lambda folder, config: folder / ("model" if config.full else "adapter"),
+    ),
+    "eval": StageKind(
+        config=_config("evaluate.runner", "EvalConfig"),
+        run=_run("evaluate.runner", "run_eval"),
+        product=lambda folder, _: folder,
+    ),
+    "compare": StageKind(
+        config=_config("evaluate.compare", "CompareConfig"),
+        run=_run("evaluate.compare", "run_compare"),
+        product=lambda folder, _: folder,
+    ),
+    "report": StageKind(
+        config=lambda: ReportConfig,
+        run=_report,
+        product=lambda folder, _: folder.parent / "report.html",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stage ready to run.
+
+    fingerprint: hash of everything that decides its bytes: its options, its outside inputs, and the fingerprints of the stages it
+    reads. inputs: hashes of the files outside the run that it reads.
+    """
+
+    stage: Stage
+    folder: Path
+    config: StrictModel
+    product: Path
+    fingerprint: str
+    inputs: dict[str, str]
+
+    @property
+    def kind(self) -> StageKind:
+        return KINDS[self.stage.uses]
+
+    def with_resume(self) -> StrictModel:
+        """The config that continues what is already in the folder."""
+        if "resume" not in type(self.config).model_fields:
+            return self.config
+        return self.config.model_copy(update={"resume": True})
+
+
+def prepare(loaded: LoadedRecipe, run_dir: Path) -> list[Prepared]:
+    """Check every stage's options against its room and fix where everything will be. Touches no file of the run.
+
+    Raises ConfigError with the line of the fault.
+    """
+    ready: dict[str, Prepared] = {}
+    for stage in loaded.recipe.stages:
+        ready[stage.name] = _prepare_stage(loaded, stage, run_dir, ready)
+    return list(ready.values())
+
+
+def _prepare_stage(
+    loaded: LoadedRecipe, stage: Stage, run_dir: Path, earlier: dict[str, Prepared]
+) -> Prepared:
+    at = loaded.at(stage)
+    folder = run_dir / stage.name
+    model = KINDS[stage.uses].config()
+    for key in GIVEN:
+        if key in stage.options:
+            raise ConfigError(
+                f"stage `{stage.name}`: `{key}` is set by the run", where=loaded.where((*at, key))
+            )
+
+    def path_of(name: str) -> Any:
+        space, _, key = name.partition(".")
+        return loaded.recipe.vars[key] if space == "vars" else str(earlier[key].product)
+
+    def identity_of(name: str) -> Any:
+        space, _, key = name.partition(".")
+        return loaded.recipe.vars[key] if space == "vars" else f"stage:{earlier[key].fingerprint}"
+
+    options = resolve(stage.options, path_of)
+    given: dict[str, Any] = {"output": str(folder)}
+    if "seed" in model.model_fields:
+        given["seed"] = loaded.recipe.seed
+    config = validate(model, {**given, **options}, name=loaded.source, lines=dict(loaded.lines), at=at)
+
+    identity = config.model_dump(mode="json")
+    referring = {path[0] for path, name in references(stage.options) if name.startswith("stages.")}
+    identity |= {str(key): resolve(stage.options[str(key)], identity_of) for key in referring}
+    identity = {key: value for key, value in identity.items() if key not in _DO_NOT_CHANGE_BYTES}
+    inputs = input_hashes({key: value for key, value in identity.items() if key not in referring})
+    before = [one.fingerprint for one in earlier.values()] if stage.uses == "report" else []
+    return Prepared(
+        stage=stage,
+        folder=folder,
+        config=config,
+        product=KINDS[stage.uses].product(folder, config),
+        fingerprint=digest([stage.uses, identity, inputs, before]),
+        inputs=inputs,
+    )
