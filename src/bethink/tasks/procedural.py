@@ -129,7 +129,11 @@ def _dataset(name: str, config: dict[str, Any], *, seed: int, size: int) -> tupl
 
     if name not in DATASETS:
         guess = nearest(name, sorted(DATASETS))
-        fix = f"did you mean `{guess}`?" if guess else f"there are {len(DATASETS)}: {', '.join(sorted(DATASETS))}"
+        fix = (
+            f"did you mean `{guess}`?"
+            if guess
+            else f"there are {len(DATASETS)}: {', '.join(sorted(DATASETS))}"
+        )
         raise ConfigError(f"unknown generator `{name}`", fix=fix)
     known = [f.name for f in dataclasses.fields(DATASETS[name][1]) if f.name not in ("seed", "size")]
     level = config.pop("level", None)

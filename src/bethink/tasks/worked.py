@@ -1,0 +1,56 @@
+"""Worked step-by-step solutions of procedural problems: what training rows are written from.
+
+A solution that does not end at the problem's own reference answer is never given out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bethink.tasks import worked_numbers as numbers
+from bethink.tasks import worked_words as words
+from bethink.tasks.problem import Problem
+
+WORKED: dict[str, Callable[[dict[str, Any]], numbers.Working | None]] = {
+    "base_conversion": numbers.base_conversion,
+    "basic_arithmetic": numbers.basic_arithmetic,
+    "chain_sum": numbers.chain_sum,
+    "count_bits": numbers.count_bits,
+    "decimal_chain_sum": numbers.decimal_chain_sum,
+    "fraction_simplification": numbers.fraction_simplification,
+    "gcd": numbers.gcd,
+    "gsm_symbolic": numbers.gsm_symbolic,
+    "lcm": numbers.lcm,
+    "leg_counting": words.leg_counting,
+    "letter_counting": words.letter_counting,
+    "number_filtering": words.number_filtering,
+    "number_sorting": words.number_sorting,
+    "prime_factorization": numbers.prime_factorization,
+    "products": numbers.products,
+    "simple_equations": numbers.simple_equations,
+    "spell_backward": words.spell_backward,
+    "word_sequence_reversal": words.word_sequence_reversal,
+}
+"""Generator name → a function from an item's metadata to (lines of working, final value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """thinking: the working, a step a line; answer: the sentence that commits to the final value, in \\boxed{}."""
+
+    thinking: str
+    answer: str
+
+
+def solve(problem: Problem) -> Worked | None:
+    """The worked solution of a procedural problem; None when its generator or this problem has none."""
+    work = WORKED.get(problem.meta.get("generator", ""))
+    working = work(problem.meta["entry"]["metadata"]) if work else None
+    if working is None:
+        return None
+    lines, final = working
+    if final != problem.answer.strip("$"):
+        return None
+    return Worked("\n".join(lines), f"The final answer is \\boxed{{{final}}}.")
