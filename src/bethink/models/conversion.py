@@ -1,0 +1,78 @@
+"""The cache of converted models: a GGUF file in, a plain safetensors directory out, built once.
+
+A directory is complete when its manifest is there. It is built beside its place and renamed, so that a killed conversion leaves
+nothing that could be mistaken for a model; when two processes convert at once, the first to finish wins and the other's is discarded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from bethink.core.console import note
+from bethink.core.errors import ModelError
+from bethink.core.files import cache_dir, explain_os_errors, sha256_file, write_json
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a converted model stands in `directory`, whole."""
+    return (directory / MANIFEST).is_file()
+
+
+def converted(gguf: Path) -> Path:
+    """The converted form of a GGUF file, from the cache or made now; keyed by the file's SHA-256.
+
+    Raises ModelError when the file cannot be converted, OutputError when the cache cannot be written.
+    """
+    digest = sha256_file(gguf)
+    directory = cache_dir() / "models" / f"gguf-{digest[:16]}"
+    if is_complete(directory):
+        return directory
+    note(f"{gguf.name}: converting to safetensors, once, into {directory}")
+    return build_directory(gguf, directory, source={"file": str(gguf.resolve()), "sha256": digest})
+
+
+def build_directory(gguf: Path, directory: Path, *, source: Mapping[str, str]) -> Path:
+    """Convert `gguf` into `directory`; `source` is written to its manifest. Returns `directory`.
+
+    Raises ModelError when the file cannot be converted or the disk has too little room, OutputError when it cannot be written.
+    """
+    from bethink.models.gguf_file import convert, read_gguf
+
+    opened = read_gguf(gguf)
+    with explain_os_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(opened.unpacked_bytes, directory.parent)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
+            built = Path(scratch) / "model"
+            built.mkdir()
+            convert(opened, built)
+            write_json(built / MANIFEST, {"format": _FORMAT, **source})
+            _move_into_place(built, directory)
+    return directory
+
+
+def _check_space(needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ModelError(
+            f"converting needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
+            where=str(folder),
+            fix="free some space, or set BETHINK_CACHE to a directory on another disk",
+        )
+
+
+def _move_into_place(built: Path, directory: Path) -> None:
+    if directory.exists() and not is_complete(directory):
+        shutil.rmtree(directory)
+    try:
+        os.rename(built, directory)
+    except OSError:
+        if not is_complete(directory):  # not because another process was first
+            raise

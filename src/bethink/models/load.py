@@ -1,0 +1,196 @@
+"""From located files to a model in memory that our attention function serves.
+
+Refuses, before the weights are read, what could not work: too little memory, an architecture that is no plain decoder, features our
+attention does not compute. After loading, `prove_attention` compares the model with transformers' own eager attention on a few
+tokens, so that an architecture nobody thought of is caught too. Code that comes with a model is never run, pickles are never read.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from bethink.core.errors import ModelError
+from bethink.models import attention
+from bethink.models.lora import load_adapter, merge_
+from bethink.models.machine import best_device, best_dtype, free_memory
+from bethink.models.weights import tensor_sizes
+
+if TYPE_CHECKING:
+    from bethink.models.locate import ModelFiles
+
+__all__ = ["best_device", "best_dtype", "load_model", "prove_attention"]
+
+# Of a loaded model's bytes: room for buffers, activations of a few tokens and the allocator's rounding.
+_HEADROOM = 1.1
+_LAYER_KINDS = {"full_attention", "sliding_attention"}
+_UNSERVED = {
+    "attn_logit_softcapping": "soft-capped attention scores",
+    "final_logit_softcapping": "soft-capped output logits",
+    "attention_chunk_size": "chunked attention",
+    "alibi": "ALiBi position biases",
+}
+
+
+def load_model(
+    files: ModelFiles,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    merge: bool = False,
+    check_memory: bool = True,
+) -> PreTrainedModel:
+    """The model in evaluation mode, its adapter (if any) applied, trainable and unmerged unless `merge`.
+
+    dtype, device: None takes what this machine is best at (`best_dtype`, `best_device`). Raises ModelError when the model cannot
+    be served, its files are damaged, or it does not fit into free memory (`check_memory=False` tries anyway).
+    """
+    device = device or best_device()
+    dtype = dtype or best_dtype(device)
+    config = _read_config(files)
+    refuse_unserved(config, files.name)
+    if check_memory:
+        _check_memory(files, dtype, device)
+    model = _read_weights(files, config, dtype)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the GPU has too little memory for {files.name}", fix="free it or use --device cpu"
+        ) from error
+    model.eval()
+    model.config.use_cache = False
+    prove_attention(model, files.name)
+    if files.adapter is not None:
+        load_adapter(model, files.adapter)
+        if merge:
+            merge_(model)
+    return model
+
+
+def _read_config(files: ModelFiles) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(files.directory, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"transformers cannot build this model: {str(error).splitlines()[0]}",
+            where=str(files.directory / "config.json"),
+            fix="a newer transformers may know it; code that ships with a model is never run",
+        ) from error
+
+
+def refuse_unserved(config: PretrainedConfig, name: str) -> None:
+    """Raise ModelError for a configuration that our attention and training cannot compute."""
+    reason = _unserved(config)
+    if reason:
+        raise ModelError(
+            f"{name} ({config.model_type}) cannot be used here: {reason}",
+            fix="choose a decoder-only model with plain (full or sliding-window) attention, such as Llama, Qwen or Mistral; "
+            "or serve it elsewhere and pass --endpoint",
+        )
+
+
+def _unserved(config: PretrainedConfig) -> str | None:
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder"
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantized; pass the original or a GGUF file, which is unpacked"
+    text = config.get_text_config(decoder=True)
+    for key, feature in _UNSERVED.items():
+        if getattr(text, key, None):
+            return f"it has {feature} (`{key}`)"
+    kinds = set(getattr(text, "layer_types", None) or ()) - _LAYER_KINDS
+    if kinds:
+        return f"it has layers that are not attention ({', '.join(sorted(kinds))})"
+    for key in ("logits_scaling", "logit_scale", "lm_head_multiplier"):
+        if getattr(text, key, None) not in (None, 1, 1.0):
+            return f"it rescales its output logits (`{key}`)"
+    return None
+
+
+def _check_memory(files: ModelFiles, dtype: torch.dtype, device: str) -> None:
+    parameters = sum(count for count, _ in tensor_sizes(files.directory).values())
+    needed = int(parameters * dtype.itemsize * _HEADROOM)
+    on_gpu = device.startswith("cuda")
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
+    if needed > free:
+        smaller = "" if dtype.itemsize == 2 else ", --dtype bfloat16"
+        raise ModelError(
+            f"{files.name} needs about {needed / 1e9:.1f} GB of {'GPU ' if on_gpu else ''}memory as {str(dtype)[6:]}; "
+            f"{free / 1e9:.1f} GB are free",
+            where=device,
+            fix=f"free some memory, or choose a smaller model{smaller}{', --device cpu' if on_gpu else ''}",
+        )
+
+
+def _read_weights(files: ModelFiles, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    _silence()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            files.directory,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention.register(),
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"cannot load {files.name}: {str(error).strip().splitlines()[0]}",
+            where=str(files.directory),
+            fix="check that the weights belong to this config.json and are complete",
+        ) from error
+    missing = sorted(report["missing_keys"]) + [str(key) for key in sorted(report["mismatched_keys"])]
+    if missing:
+        raise ModelError(
+            f"the weights lack {len(missing)} of the model's tensors, the first is `{missing[0]}`",
+            where=str(files.directory),
+            fix="check that the weights belong to this config.json and are complete",
+        )
+    return model
+
+
+def _silence() -> None:
+    """Keep transformers' bars and advice off the terminal unless the user asked for them."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+@torch.no_grad()
+def prove_attention(model: PreTrainedModel, name: str) -> None:
+    """Raise ModelError unless two samples packed in one row give the logits that transformers' eager attention gives each alone.
+
+    Three forward passes of a few tokens. Catches what no name in the config tells: attention sinks, position biases, states that
+    leak from one sample into the next.
+    """
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    lengths = (7, 5)
+    ids_BT = (torch.arange(sum(lengths), device=model.device) * 37 + 11).remainder(vocabulary)[None]
+    positions_BT = torch.cat([torch.arange(n, device=model.device) for n in lengths])[None]
+    arguments: dict[str, Any] = {"use_cache": False}
+    try:
+        packed = model(ids_BT, position_ids=positions_BT, segments=lengths, **arguments).logits
+        model.set_attn_implementation("eager")
+        alone = torch.cat([model(part, **arguments).logits for part in ids_BT.split(lengths, dim=1)], dim=1)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ModelError(
+            f"{name} ({model.config.model_type}) does not accept our attention function: {error}",
+            fix="choose a decoder-only model with plain attention, such as Llama, Qwen or Mistral",
+        ) from error
+    finally:
+        model.set_attn_implementation(attention.NAME)
+    difference = (packed.float() - alone.float()).abs().max().item()
+    spread = alone.float().std().item()
+    if not difference <= 0.2 * spread:
+        raise ModelError(
+            f"{name} ({model.config.model_type}) attends in a way that is not supported: its logits differ by {difference:.3g} "
+            f"(their spread is {spread:.3g}) from transformers' own",
+            fix="choose a decoder-only model with plain attention, such as Llama, Qwen or Mistral",
+        )

@@ -1,0 +1,254 @@
+"""Low-rank adapters on a model: choosing the layers, adding, saving and loading.
+
+Source: Hu et al. 2021 (arXiv 2106.09685), with its usual initialisation (A uniform as a linear layer's, B zero, so that a fresh
+adapter changes nothing) and, for adapters that ask for it, rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732). The layer
+itself is lora_layer.py's, the file format adapter_files.py's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bethink.core.config import StrictModel
+from bethink.core.errors import ConfigError, ModelError
+from bethink.core.seeds import derive_seed
+from bethink.models.adapter_files import by_pattern, read_adapter_config, read_pairs, write_adapter
+from bethink.models.lora_layer import (
+    LoRALinear,
+    folded,
+    lora_layers,
+    merge_,
+    trainable,
+    without_adapter,
+    wrap,
+)
+
+__all__ = [
+    "ALL_LINEAR",
+    "LoRAConfig",
+    "LoRALinear",
+    "add_lora",
+    "folded",
+    "load_adapter",
+    "lora_layers",
+    "merge_",
+    "save_adapter",
+    "trainable",
+    "without_adapter",
+]
+
+ALL_LINEAR = "all-linear"
+
+
+class LoRAConfig(StrictModel):
+    """Which layers get an adapter, and how large.
+
+    rank:    r, the inner width of the product.
+    alpha:   the product is scaled by alpha / rank (alpha / sqrt(rank) when rslora).
+    dropout: share of the adapter's input zeroed while training.
+    targets: "all-linear" (every linear layer but the output head); a tuple of names, each a module's full name or its end at a
+             dot ("q_proj"); or one string, a regular expression that must match the full name.
+    """
+
+    rank: int = Field(64, ge=1)
+    alpha: float = Field(128.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = ALL_LINEAR
+    rslora: bool = False
+
+    @field_validator("targets")
+    @classmethod
+    def _usable(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not targets:
+            raise ValueError("name at least one layer, or say all-linear")
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return targets
+
+    @property
+    def scale(self) -> float:
+        """The factor the product is multiplied by."""
+        return scale_of(self.alpha, self.rank, rslora=self.rslora)
+
+
+def scale_of(alpha: float, rank: int, *, rslora: bool) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised adapters."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
+
+
+def add_lora(model: nn.Module, config: LoRAConfig, seed: int) -> list[nn.Parameter]:
+    """Freeze `model` and put an adapter on every target layer; returns the adapters' parameters in the model's order.
+
+    Each layer's A is drawn from a stream of its own, so that adding a target changes no other layer. Raises ModelError when
+    nothing matches, and when the model has adapters already.
+    """
+    if lora_layers(model):
+        raise ModelError(
+            "the model has an adapter already", fix="merge it first (`merge_`), or load the model without it"
+        )
+    names = match_targets(model, config.targets)
+    model.requires_grad_(False)
+    for name in names:
+        layer = wrap(model, name, config.rank, config.scale, config.dropout)
+        generator = torch.Generator().manual_seed(derive_seed(seed, "lora", name))
+        initial = torch.empty(layer.lora_A.shape)
+        nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)
+        layer.lora_A.data.copy_(initial)
+    return [parameter for _, parameter in trainable(model)]
+
+
+def match_targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
+    """Full names of the linear layers that `targets` means (see `LoRAConfig`), in the model's order.
+
+    Raises ConfigError when a name or the expression matches none.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if targets == ALL_LINEAR:
+        head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+        names = [name for name in linear if model.get_submodule(name) is not head]
+        if not names:
+            raise ModelError(
+                "the model has no linear layers to adapt", fix="train all weights instead (--full)"
+            )
+        return names
+    if isinstance(targets, str):
+        names, unmatched = [name for name in linear if re.fullmatch(targets, name)], []
+        if not names:
+            unmatched = [targets]
+    else:
+        names = [name for name in linear if any(is_target(name, target) for target in targets)]
+        unmatched = [target for target in targets if not any(is_target(name, target) for name in linear)]
+    if unmatched:
+        kinds = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise ConfigError(
+            f"no linear layer is called `{unmatched[0]}`",
+            where="LoRA targets",
+            fix=f"this model has: {kinds}",
+        )
+    return names
+
+
+def is_target(name: str, target: str) -> bool:
+    """Whether a module's full name is `target` or ends in it at a dot."""
+    return name == target or name.endswith("." + target)
+
+
+def save_adapter(model: nn.Module, config: LoRAConfig, directory: Path, base_name: str) -> None:
+    """Write the model's adapters; each of the two files is whole or absent, the config last.
+
+    config: what the adapters were made with; base_name: the model they belong to, as a user would name it.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ModelError("the model has no adapter to save")
+    pairs = {name: (layer.lora_A, layer.lora_B) for name, layer in layers.items()}
+    write_adapter(directory, _peft_settings(model, config, layers, base_name), pairs)
+
+
+def _peft_settings(
+    model: nn.Module, config: LoRAConfig, layers: Mapping[str, LoRALinear], base_name: str
+) -> dict[str, Any]:
+    ranks = {name: layer.lora_A.shape[0] for name, layer in layers.items()}
+    alphas = {
+        name: layer.scale / scale_of(1.0, ranks[name], rslora=config.rslora) for name, layer in layers.items()
+    }
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "revision": None,
+        "inference_mode": True,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": _target_modules(model, config.targets, list(layers)),
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != config.rank},
+        "alpha_pattern": {name: a for name, a in alphas.items() if not math.isclose(a, config.alpha)},
+        "use_rslora": config.rslora,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "init_lora_weights": True,
+        "use_dora": False,
+    }
+
+
+def _target_modules(model: nn.Module, targets: str | tuple[str, ...], names: list[str]) -> str | list[str]:
+    """The shortest list that PEFT's rule (full name, or its end at a dot) expands to exactly the adapted layers."""
+    if isinstance(targets, str) and targets != ALL_LINEAR:
+        return targets
+    ends = sorted({name.rpartition(".")[2] for name in names}) if targets == ALL_LINEAR else sorted(targets)
+    reached = {name for name, _ in model.named_modules() if any(is_target(name, end) for end in ends)}
+    return ends if reached == set(names) else names
+
+
+def load_adapter(model: nn.Module, directory: Path) -> LoRAConfig:
+    """Put the adapter stored in `directory` on `model`, trainable and unmerged, and return its settings.
+
+    The base weights are frozen. Which layers are adapted is read from the tensors themselves. Raises ModelError, naming the
+    module, when the adapter was made for another model or uses a feature we do not compute.
+    """
+    if lora_layers(model):
+        raise ModelError(
+            "the model has an adapter already", where=str(directory), fix="load the model without it"
+        )
+    settings = read_adapter_config(directory)
+    pairs = read_pairs(directory)
+    modules = dict(model.named_modules())
+    rslora = bool(settings.get("use_rslora"))
+    dropout = float(settings.get("lora_dropout") or 0.0)
+    for name, (a, b) in pairs.items():
+        _check_fit(modules.get(name), name, a, b, settings, directory)
+    model.requires_grad_(False)
+    for name, (a, b) in pairs.items():
+        alpha = by_pattern(settings.get("alpha_pattern") or {}, name, settings.get("lora_alpha", 8))
+        layer = wrap(model, name, a.shape[0], scale_of(float(alpha), a.shape[0], rslora=rslora), dropout)
+        layer.lora_A.data.copy_(a)
+        layer.lora_B.data.copy_(b)
+    targets = settings.get("target_modules")
+    return LoRAConfig(
+        rank=int(settings.get("r", 8)),
+        alpha=float(settings.get("lora_alpha", 8)),
+        dropout=dropout,
+        targets=targets if isinstance(targets, str) else tuple(targets or pairs),
+        rslora=rslora,
+    )
+
+
+def _check_fit(
+    module: nn.Module | None, name: str, a: Tensor, b: Tensor, settings: Mapping[str, Any], directory: Path
+) -> None:
+    made_for = settings.get("base_model_name_or_path")
+    fix = (
+        f"it was made for {made_for}: load it on that model"
+        if made_for
+        else "load it on the model it was made for"
+    )
+    if module is None:
+        raise ModelError(
+            f"the adapter is for another model: there is no module `{name}`", where=str(directory), fix=fix
+        )
+    if not isinstance(module, nn.Linear):
+        raise ModelError(
+            f"the adapter adapts `{name}`, a {type(module).__name__}; only linear layers are supported",
+            where=str(directory),
+        )
+    if (a.shape[1], b.shape[0], a.shape[0]) != (module.in_features, module.out_features, b.shape[1]):
+        raise ModelError(
+            f"the adapter does not fit `{name}`: it expects {a.shape[1]} inputs and {b.shape[0]} outputs, "
+            f"the model has {module.in_features} and {module.out_features}",
+            where=str(directory),
+            fix=fix,
+        )

@@ -1,0 +1,93 @@
+"""What this machine offers a model: devices, memory, and the number format it computes fast in.
+
+Reads what the system says of itself and measures nothing. torch is imported only where a question is about a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_FAST_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's instruction-set flags as Linux names them; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
+    return frozenset(found.partition(":")[2].split())
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices in hardware; without that, fp32 is faster."""
+    return bool(_FAST_BF16_FLAGS & cpu_flags())
+
+
+def cores() -> int:
+    """CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes of memory this process could ever use: the machine's, or its container's limit."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _container_memory()
+    return min(physical, limit[0]) if limit else physical
+
+
+def free_memory() -> int:
+    """Bytes that can be allocated now without swapping, within the container's limit if there is one."""
+    limit = _container_memory()
+    free = _meminfo_available()
+    return min(free, limit[0] - limit[1]) if limit else free
+
+
+def _meminfo_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf(name)
+
+
+def _container_memory() -> tuple[int, int] | None:
+    """(limit, in use and not reclaimable) of the control group in bytes; None where no limit is set."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = int((root / "memory.max").read_text())
+        used = int((root / "memory.current").read_text())
+        pairs = (line.split() for line in (root / "memory.stat").read_text().splitlines())
+        cached = {name: int(value) for name, value in pairs}.get("inactive_file", 0)
+    except (OSError, ValueError):  # no control group, or the limit reads "max"
+        return None
+    return limit, used - cached
+
+
+def best_device() -> str:
+    """ "cuda" when torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """bf16 where the device multiplies it in hardware (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), else fp32."""
+    import torch
+
+    if device.startswith("cuda"):
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        fast = device == "cpu" and cpu_has_fast_bf16()
+    return torch.bfloat16 if fast else torch.float32

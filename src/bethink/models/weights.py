@@ -1,0 +1,73 @@
+"""What safetensors files say of themselves: tensor names, sizes, and whether a file is whole. Reads headers only, imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+from bethink.core.errors import DataError, ModelError
+from bethink.core.files import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The model's safetensors files: the single one, or the shards its index names. Raises ModelError when a shard is missing."""
+    index = directory / INDEX
+    if not index.is_file():
+        return [directory / SINGLE] if (directory / SINGLE).is_file() else []
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"the weights' index cannot be read: {error}", where=str(index)) from error
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} of {len(names)} weight files are missing, the first is {missing[0]}",
+            where=str(directory),
+            fix="download the model again",
+        )
+    return [directory / name for name in names]
+
+
+def read_header(path: Path) -> dict[str, tuple[int, int]]:
+    """Tensor name -> (elements, bytes) of one safetensors file.
+
+    Raises ModelError when the file is not safetensors (a Git LFS pointer, a download page) or shorter than its header says.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+        if start.startswith(b"version "):
+            raise ModelError(
+                "a Git LFS pointer, not the weights", where=str(path), fix="run `git lfs pull` there"
+            )
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        text = handle.read(length) if 8 + length <= size else b""
+    try:
+        header = json.loads(text)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        sizes = {
+            name: (math.prod(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+            for name, entry in tensors.items()
+        }
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "not a safetensors file, or a damaged one", where=str(path), fix="download it again"
+        ) from error
+    if size < 8 + length + end:
+        raise ModelError(
+            f"the file is cut short: {size:,} bytes of {8 + length + end:,}",
+            where=str(path),
+            fix="download it again",
+        )
+    return sizes
+
+
+def tensor_sizes(directory: Path) -> dict[str, tuple[int, int]]:
+    """Tensor name -> (elements, bytes) over all of a model's weight files. Raises ModelError as `read_header` does."""
+    return {name: size for path in weight_files(directory) for name, size in read_header(path).items()}
