@@ -1,0 +1,201 @@
+"""The rows being decoded together, and the step that moves them all one token on.
+
+One step: seat waiting rows in free slots, prefill each new prompt once, draw the first tokens; then one token for every seated row. Rows
+that finish leave their slot to the next. No threads here, and no text but what a row's watch reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bethink.engine.api import SamplingParams
+from bethink.engine.runner import Job, Runner
+from bethink.engine.sampler import Rules, draw, uniforms
+from bethink.engine.scheduler import Admission, PromptIds, Row, Scheduler
+
+_FIRST_CAPACITY = 256
+_IDLE = SamplingParams(max_tokens=1)
+
+Drawn = tuple[Row, int]
+"""A row and the token it has just got; the row's `finish` says whether it is done."""
+
+
+class Batch:
+    """A runner, its cache and who sits in it. `max_cache_tokens`: the most slots × capacity there is memory for."""
+
+    def __init__(self, runner: Runner, slots: int, max_cache_tokens: int | None) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(slots, max_cache_tokens)
+        self._max_cache_tokens = max_cache_tokens
+        self._logits: dict[PromptIds, Tensor] = {}
+        self._rules: Rules | None = None
+
+    @property
+    def active(self) -> int:
+        """How many rows are being decoded."""
+        return self._scheduler.active
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait for a slot."""
+        return self._scheduler.waiting
+
+    def fits(self, need: int) -> bool:
+        """Whether a row that comes to `need` tokens can be served at all."""
+        return self._max_cache_tokens is None or self._scheduler.least_tokens(need) <= self._max_cache_tokens
+
+    def add(self, row: Row) -> None:
+        """Queue a row."""
+        self._scheduler.add(row)
+
+    def drop(self, unwanted: Callable[[Row], bool]) -> list[Row]:
+        """Take rows out, waiting or seated; returns them."""
+        self._rules = None
+        return self._scheduler.drop(unwanted)
+
+    def clear(self) -> list[Row]:
+        """Drop everything, the cache's memory too; returns the rows that were there."""
+        dropped = self.drop(lambda _: True)
+        self._scheduler.forget_idle()
+        self._runner.cache.clear()
+        self._logits.clear()
+        return dropped
+
+    @torch.no_grad()
+    def step(self) -> list[Drawn]:
+        """Every seated row's next token, and a new row's first; in the order drawn."""
+        with _evaluating(self._runner.model):
+            drawn = self._begin(self._scheduler.admit())
+            for source, target in self._scheduler.compact():
+                self._runner.cache.copy(source, [target], self._runner.cache.capacity)
+                self._rules = None
+            if self._scheduler.active:
+                drawn += self._decode()
+        if not self._scheduler.active and not self._scheduler.waiting:
+            # The weights may change while the engine rests, so nothing that was computed with them outlives the work.
+            self._scheduler.forget_idle()
+            self._logits.clear()
+        return drawn
+
+    def _begin(self, admissions: list[Admission]) -> list[Drawn]:
+        if not admissions:
+            return []
+        self._rules = None
+        self._make_room()
+        self._prefill(admissions)
+        rows: list[tuple[int, Row]] = []
+        logits: list[Tensor] = []
+        for admission in admissions:
+            length = len(admission.prompt_ids)
+            if admission.copies:
+                self._runner.cache.copy(admission.holder, admission.copies, length)
+            rows += admission.rows
+            logits += [self._logits[admission.prompt_ids]] * len(admission.rows)
+            if not self._scheduler.awaited(admission.prompt_ids):
+                del self._logits[admission.prompt_ids]
+        rules = Rules.of([row.request.sampling for _, row in rows], self._runner.device)
+        return self._draw(rows, range(len(rows)), torch.stack(logits), rules)
+
+    def _prefill(self, admissions: list[Admission]) -> None:
+        jobs = []
+        for admission in admissions:
+            prompt_ids = admission.prompt_ids
+            if not admission.known:
+                jobs.append(Job(prompt_ids, admission.holder))
+            elif prompt_ids not in self._logits:
+                jobs.append(Job(prompt_ids, admission.holder, len(prompt_ids) - 1))
+        if not jobs:
+            return
+        logits_PV = self._runner.prefill(jobs)
+        for job, logits_V in zip(jobs, logits_PV, strict=True):
+            # A copy where it is kept: a row of the whole would keep the whole alive.
+            awaited = self._scheduler.awaited(job.prompt_ids)
+            self._logits[job.prompt_ids] = logits_V.clone() if awaited else logits_V
+
+    def _decode(self) -> list[Drawn]:
+        self._make_room()
+        width = self._scheduler.width
+        rows = list(self._scheduler.rows())
+        tokens = [0] * width
+        # An idle slot's write goes past the prompt it may still hold for a row to come.
+        positions = [self._scheduler.held(slot) for slot in range(width)]
+        for slot, row in rows:
+            tokens[slot], positions[slot] = row.token_ids[-1], row.position
+        longest = max(row.position for _, row in rows)
+        device = self._runner.device
+        logits_BV = self._runner.decode(
+            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), longest
+        )
+        if self._rules is None:
+            params = [_IDLE] * width
+            for slot, row in rows:
+                params[slot] = row.request.sampling
+            self._rules = Rules.of(params, device)
+        return self._draw(rows, [slot for slot, _ in rows], logits_BV, self._rules)
+
+    def _draw(
+        self, rows: Sequence[tuple[int, Row]], places: Sequence[int], logits_BV: Tensor, rules: Rules
+    ) -> list[Drawn]:
+        """One token for each row; `places`: where the rows stand in `logits_BV` and `rules`."""
+        count = len(logits_BV)
+        seeds, indices, forced = [0] * count, [0] * count, [-1] * count
+        for place, (_, row) in zip(places, rows, strict=True):
+            seeds[place], indices[place] = row.request.sampling.seed, len(row.token_ids)
+            forced[place] = row.due[0] if row.due else -1
+        device = self._runner.device
+        token_B, logprob_B = draw(
+            logits_BV,
+            rules,
+            torch.from_numpy(uniforms(seeds, indices)).to(device) if rules.random else None,
+            torch.tensor(forced, device=device) if any(token >= 0 for token in forced) else None,
+        )
+        tokens, logprobs = token_B.tolist(), logprob_B.tolist()
+        drawn = []
+        for place, (slot, row) in zip(places, rows, strict=True):
+            row.accept(tokens[place], logprobs[place])
+            drawn.append((row, tokens[place]))
+            if row.finish is not None:
+                self._scheduler.release(slot)
+                self._rules = None
+        return drawn
+
+    def _make_room(self) -> None:
+        """Let the cache hold every seated row's next token: by doubling, never past what the rows can come to need."""
+        cache = self._runner.cache
+        rows = [row for _, row in self._scheduler.rows()]
+        width = self._scheduler.width
+        # A row that has just been seated has no token yet; its first one stands right after the prompt.
+        room = max(row.position for row in rows) + 2
+        if width <= cache.slots and room <= cache.capacity:
+            return
+        most = self._scheduler.capacity_for(max(row.need for row in rows))
+        doubled = 2 * cache.capacity if room > cache.capacity else cache.capacity
+        capacity = max(min(max(doubled, _FIRST_CAPACITY), most), self._scheduler.capacity_for(room))
+        slots = max(width, cache.slots)
+        if (
+            self._max_cache_tokens is not None
+            and slots * max(capacity, cache.capacity) > self._max_cache_tokens
+        ):
+            slots = width
+            self._scheduler.forget_idle()
+        else:
+            capacity = max(capacity, cache.capacity)
+        cache.resize(slots, capacity)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout off while sampling from a model that is being trained."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,198 @@
+"""Keys and values of the tokens seen so far, one slot a sequence.
+
+A layer's cache is one block [slots, KV heads, capacity, head size], made on the layer's first use, so that models whose layers differ
+are served. What a slot holds, and when the block must grow, is the engine's business; here are only the tensors and the attention
+over them. Two views are handed to a model's forward as `kv_cache`: `PrefillView` for packed pieces of prompts and `DecodeView` for one
+new token in each slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bethink.models.attention import causal
+
+READ_STEP = 64
+"""Decoding reads a prefix of the cache whose length is a multiple of this, so that few shapes occur: on CPU a new shape costs a
+new kernel."""
+
+
+def round_up(value: int, step: int) -> int:
+    """The smallest multiple of `step` that is at least `value`."""
+    return -(-value // step) * step
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can still be had on a device; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu":
+        try:
+            lines = Path("/proc/meminfo").read_text().splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return None
+
+
+class SlotCache:
+    """The cache of every layer. `slots` sequences of up to `capacity` tokens each."""
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self.capacity = 0
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def layers(self) -> int:
+        """How many layers have stored anything."""
+        return len(self._layers)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes one token takes in all layers; 0 before the first use."""
+        blocks = [block for pair in self._layers.values() for block in pair]
+        return sum(block.shape[1] * block.shape[3] * block.element_size() for block in blocks)
+
+    def layer(self, index: int, key_BKTH: Tensor, value_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        """The blocks [slots, KV heads, capacity, head size] of a layer, made like `key_BKTH` and `value_BKTH` on first use."""
+        blocks = self._layers.get(index)
+        if blocks is None:
+            blocks = (self._empty_like(key_BKTH), self._empty_like(value_BKTH))
+            self._layers[index] = blocks
+        return blocks
+
+    def _empty_like(self, new_BKTH: Tensor) -> Tensor:
+        # Zeros, not uninitialised memory: a masked position's weight is 0, and 0 times a stray NaN is NaN.
+        return new_BKTH.new_zeros(self.slots, new_BKTH.shape[1], self.capacity, new_BKTH.shape[3])
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Make room for `slots` × `capacity` tokens; what fits of the old content is kept in place."""
+        old_slots, old_capacity = min(self.slots, slots), min(self.capacity, capacity)
+        self.slots, self.capacity = slots, capacity
+        for index, blocks in self._layers.items():
+            grown = tuple(self._empty_like(block) for block in blocks)
+            for new, old in zip(grown, blocks, strict=True):
+                new[:old_slots, :, :old_capacity] = old[:old_slots, :, :old_capacity]
+            # One layer at a time, so that the old blocks go as the new ones come.
+            self._layers[index] = (grown[0], grown[1])
+
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        """Give the slots `targets` the first `length` tokens of the slot `source`."""
+        for blocks in self._layers.values():
+            for block in blocks:
+                block[list(targets), :, :length] = block[source, :, :length].clone()
+
+    def clear(self) -> None:
+        """Free all memory."""
+        self._layers.clear()
+        self.slots = self.capacity = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens `start` to `stop` of the prompt that lives in `slot`, at the next place of a packed row."""
+
+    slot: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class PrefillView:
+    """The cache as a packed row [1, T] of prompt pieces sees it: each piece sees its own slot's earlier tokens and itself."""
+
+    def __init__(self, cache: SlotCache, pieces: Sequence[Piece]) -> None:
+        self._cache = cache
+        self._pieces = pieces
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """Stores key and value [1, KV heads, T, head size]; returns [1, T, heads, head size]. T past the pieces is padding."""
+        keys, values = self._cache.layer(layer, key, value)
+        output = query.new_zeros(1, query.shape[1], query.shape[2], value.shape[3])
+        offset = 0
+        for piece in self._pieces:
+            here = slice(offset, offset + len(piece))
+            offset = here.stop
+            keys[piece.slot, :, piece.start : piece.stop] = key[0, :, here]
+            values[piece.slot, :, piece.start : piece.stop] = value[0, :, here]
+            if piece.start == 0:
+                output[:, :, here] = causal(
+                    query[:, :, here], key[:, :, here], value[:, :, here], scale, window
+                )
+            else:
+                output[:, :, here] = F.scaled_dot_product_attention(
+                    query[:, :, here],
+                    keys[piece.slot, None, :, : piece.stop],
+                    values[piece.slot, None, :, : piece.stop],
+                    attn_mask=_continuation_mask(piece, window, query.device),
+                    scale=scale,
+                    enable_gqa=True,
+                )
+        return output.transpose(1, 2)
+
+
+def _continuation_mask(piece: Piece, window: int | None, device: torch.device) -> Tensor:
+    """True where a token of `piece` (rows) sees a token of its prompt up to the piece's end (columns)."""
+    distance = (
+        torch.arange(piece.start, piece.stop, device=device)[:, None]
+        - torch.arange(piece.stop, device=device)[None, :]
+    )
+    visible = distance >= 0
+    return visible if window is None else visible & (distance < window)
+
+
+class DecodeView:
+    """The cache as one new token in each of the first B slots sees it.
+
+    position_B: where the new token of each slot stands (its number of earlier tokens); longest: the largest of them.
+    """
+
+    def __init__(self, cache: SlotCache, position_B: Tensor, longest: int) -> None:
+        self._cache = cache
+        self._position_B = position_B
+        self._row_B = torch.arange(len(position_B), device=position_B.device)
+        self._read = min(round_up(longest + 1, READ_STEP), cache.capacity)
+        self._bias: dict[int | None, Tensor] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """Stores key and value [B, KV heads, 1, head size]; returns [B, 1, heads, head size]."""
+        keys, values = self._cache.layer(layer, key, value)
+        rows, heads = query.shape[:2]
+        groups = key.shape[1]
+        keys[self._row_B, :, self._position_B] = key[:, :, 0]
+        values[self._row_B, :, self._position_B] = value[:, :, 0]
+        # The query heads that share a KV head stand as that head's "tokens", so that no key or value is repeated.
+        output_BKGH = F.scaled_dot_product_attention(
+            query.reshape(rows, groups, heads // groups, -1),
+            keys[:rows, :, : self._read],
+            values[:rows, :, : self._read],
+            attn_mask=self._bias_for(window, query.dtype),
+            scale=scale,
+        )
+        return output_BKGH.reshape(rows, 1, heads, -1)
+
+    def _bias_for(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[B, 1, 1, read]: 0 where a slot's new token sees, -inf where not; made once a step for each window."""
+        bias = self._bias.get(window)
+        if bias is None:
+            distance = self._position_B[:, None] - torch.arange(self._read, device=self._position_B.device)
+            hidden = distance < 0
+            if window is not None:
+                hidden |= distance >= window
+            bias = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            bias = bias.masked_fill_(hidden, float("-inf"))[:, None, None, :]
+            self._bias[window] = bias
+        return bias
