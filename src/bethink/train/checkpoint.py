@@ -1,0 +1,86 @@
+"""Checkpoints that are whole or absent: a directory a step, renamed into place when everything in it is on disk.
+
+Tensors are safetensors, the rest is JSON; nothing is pickled. Generator states are not kept, because every step seeds its own
+randomness from (seed, step).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bethink.core.files import explain_os_errors, read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """step: optimizer steps done; tensors: the optimizer's state_dict; state: the method's own JSON state."""
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write `directory/step-NNNNNNNN` and remove all but the last `keep`. Raises OutputError (disk full, not writable)."""
+    final = directory / f"step-{checkpoint.step:08d}"
+    with replaced_directory(final) as part:
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
+        save_file(tensors, part / "state.safetensors")
+        write_json(part / "state.json", {"step": checkpoint.step, "method": checkpoint.state})
+    for old in existing(directory)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def existing(directory: Path) -> list[Path]:
+    """The whole checkpoints, oldest first."""
+    return sorted(directory.glob("step-*"))
+
+
+def latest(directory: Path) -> Checkpoint | None:
+    """The last whole checkpoint, or None."""
+    if not (found := existing(directory)):
+        return None
+    state = read_json(found[-1] / "state.json")
+    return Checkpoint(state["step"], load_file(found[-1] / "state.safetensors"), state["method"])
+
+
+class replaced_directory:  # noqa: N801 - used like a function
+    """A temporary directory that takes the place of `final`, flushed to disk, when the block ends well; else it is removed."""
+
+    def __init__(self, final: Path) -> None:
+        self.final, self.part = final, final.with_name(f".{final.name}.part")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.part, ignore_errors=True)
+        with explain_os_errors(self.final):
+            self.part.mkdir(parents=True)
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.part, ignore_errors=True)
+            return
+        with explain_os_errors(self.final):
+            for path in self.part.rglob("*"):
+                _flush(path)
+            _flush(self.part)
+            shutil.rmtree(self.final, ignore_errors=True)
+            os.replace(self.part, self.final)
+            _flush(self.final.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

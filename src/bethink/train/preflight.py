@@ -1,0 +1,231 @@
+"""Checks before compute is spent: every figure is shown, and one past its threshold stops the run with the flag that lets it through.
+
+Knows rows, tokenizer and the model's shape; nothing of the training loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from bethink.chat.tokenizer import ChatTokenizer
+from bethink.core.console import duration, err, warn
+from bethink.core.errors import PreflightError
+from bethink.core.files import write_json
+from bethink.models.machine import free_memory
+from bethink.train.rows import Census, Row, TokenStore, read_rows
+from bethink.train.sft_method import Schedule
+
+PROOF_ROWS = 100
+
+
+@dataclass(slots=True)
+class Preflight:
+    """What was found; written to preflight.json. Shares are of the rows read, memory is in GB."""
+
+    rows_read: int
+    rows: int
+    held_out_rows: int
+    dropped: int
+    dropped_share: float
+    empty: int
+    empty_share: float
+    on_share: float
+    tokens: int
+    completion_tokens: int
+    longest: int
+    proof_rows: int
+    proof_failures: list[str]
+    steps: int
+    samples: int
+    planned_tokens: int
+    trained_parameters: int
+    memory_needed_gb: float
+    memory_free_gb: float
+    gradient_checkpointing: bool
+    expected_hours: float | None = None
+    overridden: list[str] = field(default_factory=list)
+
+    def write(self, directory: Path) -> None:
+        """Save as directory/preflight.json."""
+        write_json(directory / "preflight.json", asdict(self))
+
+
+def survey(
+    files: Sequence[Path],
+    tokenizer: ChatTokenizer,
+    model: nn.Module,
+    store: TokenStore,
+    held_out: TokenStore,
+    schedule: Schedule,
+    capacity: int,
+    gradient_checkpointing: bool | None,
+) -> Preflight:
+    """Measure everything `check` judges.
+
+    gradient_checkpointing None: on when training does not fit without. capacity: tokens in a packed row.
+    """
+    device = next(model.parameters()).device
+    free = memory_free(device, model)
+    recompute = gradient_checkpointing
+    if recompute is None:
+        recompute = memory_needed(model, capacity, gradient_checkpointing=False) > free
+    census = store.census
+    proof_rows, proof_failures = prove_rows(files, tokenizer)
+    tokens = int(store.lengths.sum())
+    return Preflight(
+        rows_read=census.read,
+        rows=len(store),
+        held_out_rows=len(held_out),
+        dropped=census.too_long,
+        dropped_share=census.too_long / max(census.read, 1),
+        empty=census.empty,
+        empty_share=census.empty / max(census.read, 1),
+        on_share=float(store.modes.mean()),
+        tokens=tokens,
+        completion_tokens=tokens - int(store.prompt_lengths.sum()),
+        longest=census.longest,
+        proof_rows=proof_rows,
+        proof_failures=proof_failures,
+        steps=schedule.steps,
+        samples=schedule.samples,
+        planned_tokens=round(tokens / len(store) * schedule.samples),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        memory_needed_gb=round(memory_needed(model, capacity, gradient_checkpointing=recompute) / 1e9, 2),
+        memory_free_gb=round(free / 1e9, 2),
+        gradient_checkpointing=recompute,
+    )
+
+
+def prove_rows(
+    files: Sequence[Path], tokenizer: ChatTokenizer, limit: int = PROOF_ROWS
+) -> tuple[int, list[str]]:
+    """How many rows were tried, and what is wrong with those that do not fit this tokenizer ("file:line: reason").
+
+    A completion must end with one of the tokenizer's end-of-turn tokens, and prompt and completion must survive encoding and decoding;
+    token ids that came with the rows must decode to the rows' text.
+    """
+    failures, count = [], 0
+    for row in itertools.islice((row for row in read_rows(files) if row.output), limit):
+        count += 1
+        if reason := _fault(row, tokenizer):
+            failures.append(f"{row.where}: {reason}")
+    return count, failures
+
+
+def _fault(row: Row, tokenizer: ChatTokenizer) -> str | None:
+    prompt_ids = list(row.prompt_ids) if row.prompt_ids is not None else tokenizer.encode(row.input)
+    completion_ids = (
+        list(row.completion_ids) if row.completion_ids is not None else tokenizer.encode(row.output)
+    )
+    if completion_ids[-1] not in tokenizer.stop_ids:
+        ends = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
+        return f"the completion ends with {row.output[-20:]!r}, not with an end-of-turn token ({ends})"
+    if tokenizer.decode(prompt_ids) != row.input:
+        return "the prompt does not survive encoding and decoding with this model's tokenizer"
+    if tokenizer.decode(completion_ids) != row.output:
+        return "the completion does not survive encoding and decoding with this model's tokenizer"
+    return None
+
+
+def memory_needed(model: nn.Module, row_tokens: int, *, gradient_checkpointing: bool) -> int:
+    """An estimate of the bytes training takes at its peak, with micro-batches of `row_tokens` tokens.
+
+    Weights; for what is trained master, gradient and two moments in float32; activations kept for the backward pass (about 18 hidden
+    and 5 feed-forward widths a layer and token, one width when layers are recomputed); logits of one chunk.
+    """
+    config: Any = model.config
+    compute_bytes = model.get_output_embeddings().weight.element_size()  # type: ignore[operator]
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(
+        p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters() if p.requires_grad
+    )
+    width = 18 * config.hidden_size + 5 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    layers = config.num_hidden_layers
+    per_token = (
+        (layers * config.hidden_size + width) if gradient_checkpointing else layers * width
+    ) * compute_bytes
+    logits = 128 * config.vocab_size * 12
+    return int(weights + trained + per_token * row_tokens + logits)
+
+
+def memory_free(device: torch.device, model: nn.Module) -> int:
+    """Bytes training may use on the device: what is free now plus what the loaded model already takes."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + weights
+    return free_memory() + weights
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The largest share of rows that may be dropped, be empty, or fail the proof; whether memory may fall short."""
+
+    dropped: float
+    empty: float
+    template: float
+    memory: bool
+
+
+def check(found: Preflight, allowed: Thresholds, census: Census) -> None:
+    """Show the table; raise PreflightError for the first figure past its threshold, naming the flag that overrides it."""
+    err.print(_table(found))
+    failure_share = len(found.proof_failures) / max(found.proof_rows, 1)
+    if found.proof_failures and failure_share > allowed.template:
+        raise PreflightError(
+            f"{len(found.proof_failures)} of the first {found.proof_rows} rows do not fit this model's tokenizer and template",
+            where=found.proof_failures[0],
+            fix="curate with `--tokenizer` set to this model; --allow-template-failures SHARE lets them through",
+        )
+    if found.empty and found.empty_share > allowed.empty:
+        raise PreflightError(
+            f"{found.empty} rows have an empty completion",
+            where=", ".join(census.empty_examples),
+            fix="remove them; --allow-empty SHARE skips up to that share of rows",
+        )
+    if found.dropped and found.dropped_share > allowed.dropped:
+        raise PreflightError(
+            f"{found.dropped} of {found.rows_read} rows ({found.dropped_share:.1%}) are longer than the limit and would be dropped",
+            where=", ".join(census.too_long_examples),
+            fix="raise --max-tokens if the model allows; --allow-dropped SHARE accepts the loss",
+        )
+    if found.memory_needed_gb > found.memory_free_gb:
+        if not allowed.memory:
+            raise PreflightError(
+                f"training needs about {found.memory_needed_gb:.1f} GB and {found.memory_free_gb:.1f} GB are free",
+                fix="lower --tokens-per-microbatch or --max-tokens, use LoRA instead of --full, or try all the same with --allow-memory",
+            )
+        found.overridden.append("memory")
+    if found.on_share in (0.0, 1.0):
+        warn(f"all rows are thinking-{'on' if found.on_share else 'off'}: the model will not learn a toggle")
+
+
+def _table(found: Preflight) -> Table:
+    table = Table(title="preflight", show_header=False, title_justify="left")
+    rows = {
+        "rows": f"{found.rows:,} to train on, {found.held_out_rows:,} held out, of {found.rows_read:,} read",
+        "too long, dropped": f"{found.dropped:,} ({found.dropped_share:.1%})",
+        "empty completions": f"{found.empty:,}",
+        "thinking on / off": f"{found.on_share:.1%} / {1 - found.on_share:.1%}",
+        "tokens": f"{found.tokens:,}, of which {found.completion_tokens:,} learned; longest row {found.longest:,}",
+        "template proof": f"{found.proof_rows - len(found.proof_failures)} of {found.proof_rows} rows pass",
+        "plan": f"{found.steps:,} steps, {found.samples:,} samples, about {found.planned_tokens:,} tokens",
+        "trained parameters": f"{found.trained_parameters:,}",
+        "memory": f"about {found.memory_needed_gb:.1f} GB needed, {found.memory_free_gb:.1f} GB free"
+        + (" (layers recomputed in the backward pass)" if found.gradient_checkpointing else ""),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def expectation(tokens_left: int, tokens_per_second: float) -> str:
+    """What is left, in words."""
+    return f"expected: {tokens_left:,} more tokens at {tokens_per_second:,.0f} tokens/s, {duration(tokens_left / max(tokens_per_second, 1e-9))}"

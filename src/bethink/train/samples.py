@@ -1,0 +1,83 @@
+"""Questions inside templated prompts, and the pair of outputs that shows what training does to the toggle.
+
+A curated row holds the templated prompt, not the messages. `Unwrapper` finds the user's question in it by rendering a placeholder
+with the same tokenizer and taking off what stands around it, so nothing here knows any template or toggle wording. The pair is one
+question answered with thinking on and off, greedily, by the model in training itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bethink.chat.render import Renderer
+from bethink.chat.toggle import Mode
+from bethink.chat.tokenizer import ChatTokenizer
+from bethink.core.console import note
+from bethink.core.errors import TemplateError
+
+_PLACEHOLDER = "QUESTION-STANDS-HERE"
+
+
+class Unwrapper:
+    """Takes the user's question out of single-turn prompts rendered with this tokenizer's template."""
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        renderer = Renderer(tokenizer)
+        self._around: dict[Mode, tuple[str, str]] = {}
+        for mode in Mode:
+            try:
+                text = renderer.prompt([{"role": "user", "content": _PLACEHOLDER}], mode).text
+            except TemplateError:
+                continue  # a template we cannot render has no question to find
+            before, found, after = text.partition(_PLACEHOLDER)
+            if found:
+                self._around[mode] = before, after
+
+    def question(self, prompt: str, mode: Mode) -> str | None:
+        """The user's question, or None when the prompt was not made of one question and the toggle alone."""
+        before, after = self._around.get(mode, ("", ""))
+        if not before or not prompt.startswith(before) or not prompt.endswith(after):
+            return None
+        return prompt[len(before) : len(prompt) - len(after)]
+
+
+class SamplePair:
+    """One question, asked on and off; `write` appends both outputs to `directory/samples.md` and shows their first lines."""
+
+    def __init__(self, tokenizer: ChatTokenizer, question: str, directory: Path, max_tokens: int) -> None:
+        self.tokenizer, self.question, self.max_tokens = tokenizer, question, max_tokens
+        self.path = directory / "samples.md"
+
+    def write(self, model: Any, step: int) -> None:
+        """Sample from `model` as it is after `step` steps."""
+        from bethink.engine.dialogue import LocalDialogue, Question, Sampling
+        from bethink.engine.native import NativeEngine
+
+        engine = NativeEngine(model, decode=self.tokenizer.decode, slots=2)
+        dialogue = LocalDialogue(engine, Renderer(self.tokenizer))
+        message = {"role": "user", "content": self.question}
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
+        questions = [Question(mode.value, [message], mode, sampling) for mode in Mode]
+        texts = {reply.id: reply.text for reply in dialogue.answer(questions)}
+        quoted = "\n".join(f"> {line}" for line in self.question.splitlines())
+        section = [f"## step {step}\n\n{quoted}\n"]
+        for mode in Mode:
+            section.append(f"**thinking {mode.value}**\n\n```text\n{texts[mode.value]}\n```\n")
+            note(f"step {step}, thinking {mode.value}: {_one_line(texts[mode.value])}")
+        self._append(step, "\n".join(section) + "\n")
+
+    def _append(self, step: int, section: str) -> None:
+        """Add the section; one of a later or the same step, left by a run that was killed, is cut first."""
+        before = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        kept = []
+        for part in before.split("## step ")[1:]:
+            if int(part.split(None, 1)[0]) >= step:
+                break
+            kept.append(f"## step {part}")
+        self.path.write_text("".join(kept) + section, encoding="utf-8")
+
+
+def _one_line(text: str, limit: int = 160) -> str:
+    line = " ⏎ ".join(part for part in text.splitlines() if part)
+    return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"

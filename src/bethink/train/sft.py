@@ -1,0 +1,301 @@
+"""Supervised fine-tuning of the thinking toggle: curated rows in, an adapter or a whole model out.
+
+The defaults are NVIDIA's published weekend recipe: rank 64, alpha 128, learning rate 1e-4 with a cosine and 5 % warm-up, weight decay
+0.001, batches of 256 samples, the curriculum's order kept. This module puts the parts in order; steps and checkpoints are loop.py's,
+the loss is sft_method.py's, the checks before are preflight.py's.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bethink.chat.tokenizer import ChatTokenizer
+from bethink.core.config import StrictModel
+from bethink.core.console import note, warn
+from bethink.core.errors import DataError, ModelError
+from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.models.load import load_model
+from bethink.models.locate import ModelFiles, locate
+from bethink.models.lora import ALL_LINEAR, LoRAConfig, add_lora, save_adapter
+from bethink.models.machine import best_device, best_dtype
+from bethink.train.checkpoint import replaced_directory
+from bethink.train.forward import prove_head
+from bethink.train.loop import LoopConfig, train
+from bethink.train.metrics import read_metrics
+from bethink.train.optimizer import round_compute_copies
+from bethink.train.plot import plot_loss
+from bethink.train.preflight import Preflight, Thresholds, check, expectation, survey
+from bethink.train.rows import Row, TokenStore, build_stores, count_rows, data_files, hash_share
+from bethink.train.samples import SamplePair, Unwrapper
+from bethink.train.sft_method import Schedule, SFTMethod
+
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class SFTConfig(StrictModel):
+    """Everything that decides a run. Shares are in [0, 1]; None means chosen from the data or the machine (see docs/sft.md)."""
+
+    model: str
+    data: Path
+    output: Path
+
+    epochs: float = Field(1.0, gt=0)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(256, ge=1)
+    tokens_per_microbatch: int | None = Field(None, ge=16)
+    max_tokens: int | None = Field(None, ge=2)
+
+    lr: float = Field(1e-4, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.001, ge=0)
+    clip: float = Field(1.0, ge=0)
+    seed: int = 0
+
+    full: bool = False
+    rank: int = Field(64, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = ALL_LINEAR
+
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str | None = None
+    gradient_checkpointing: bool | None = None
+
+    checkpoint_every: int = Field(50, ge=0)
+    keep: int = Field(2, ge=1)
+    eval_data: Path | None = None
+    held_out: float = Field(0.01, ge=0, lt=1)
+    max_held_out: int = Field(64, ge=0)
+    eval_every: int | None = Field(None, ge=0)
+    sample_question: str | None = None
+    sample_tokens: int = Field(256, ge=0)
+
+    allow_dropped: float = Field(0.05, ge=0, le=1)
+    allow_empty: float = Field(0.0, ge=0, le=1)
+    allow_template_failures: float = Field(0.0, ge=0, le=1)
+    allow_memory: bool = False
+    resume: bool = False
+
+    @property
+    def lora(self) -> LoRAConfig:
+        """The adapter's settings; alpha is twice the rank unless given."""
+        alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
+        return LoRAConfig(rank=self.rank, alpha=alpha, dropout=self.dropout, targets=self.targets)
+
+
+# Settings that do not decide what is trained, so that a resumed run may change them.
+_FREE = frozenset({"output", "resume", "keep", "checkpoint_every"}) | {
+    name for name in SFTConfig.model_fields if name.startswith("allow_")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SFTResult:
+    """What a run left: the adapter's or model's directory, the steps done, and the last line of its metrics."""
+
+    path: Path
+    steps: int
+    last: dict[str, Any]
+
+
+def run_sft(config: SFTConfig) -> SFTResult:
+    """Fine-tune as `config` says and write everything into `config.output` (docs/sft.md lists the files).
+
+    A finished run is left alone. Raises DataError, ModelError, OutputError or PreflightError, and KeyboardInterrupt when it was
+    interrupted and has saved.
+    """
+    files, located = data_files(config.data), locate(config.model)
+    claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, files, located))
+    product = config.output / ("model" if config.full else "adapter")
+    if product.exists():
+        note(f"this run is finished: {product}")
+        return _result(product)
+    write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
+
+    device = torch.device(config.device or best_device())
+    tokenizer = ChatTokenizer.load(located.directory)
+    model, masters = _load(config, located, device)
+    prove_head(model)
+    store, held_out = _stores(config, files, tokenizer, model)
+    schedule = Schedule.plan(len(store), config.batch_size, config.steps, config.epochs)
+    if schedule.batch_size < config.batch_size:
+        warn(f"only {len(store)} rows: a batch is {schedule.batch_size} samples, not {config.batch_size}")
+    capacity = max(config.tokens_per_microbatch or default_capacity(device), store.census.longest)
+    found = survey(
+        files, tokenizer, model, store, held_out, schedule, capacity, config.gradient_checkpointing
+    )
+    found.write(config.output)
+    check(found, _thresholds(config), store.census)
+    if found.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+
+    eval_every = config.eval_every if config.eval_every is not None else -(-schedule.steps // 4)
+    samples = _sample_pair(config, tokenizer, held_out if len(held_out) else store) if eval_every else None
+    method = SFTMethod(model, store, held_out, schedule, capacity=capacity, device=device, samples=samples)
+    shared = config.model_dump(include=set(LoopConfig.model_fields) - {"steps", "eval_every"})
+    loop = LoopConfig(steps=schedule.steps, eval_every=eval_every, **shared)
+    try:
+        forecast = _Forecast(found, config.output)
+        train(
+            model,
+            method,
+            loop,
+            config.output,
+            masters=masters,
+            resume_command=resume_command(config),
+            on_step=forecast,
+        )
+    finally:
+        if rows := read_metrics(config.output / "metrics.jsonl"):
+            plot_loss(rows, config.output)
+    with replaced_directory(product) as part:
+        if config.full:
+            from bethink.models.save import export
+
+            export(model, located.directory, part)
+        else:
+            save_adapter(model, config.lora, part, config.model)
+    shutil.rmtree(config.output / ".tokens", ignore_errors=True)
+    shutil.rmtree(config.output / ".tokens-eval", ignore_errors=True)
+    return _result(product)
+
+
+def resume_command(config: SFTConfig) -> str:
+    """The command line that continues this run: its non-default options and --resume."""
+    words = ["bethink", "sft"]
+    for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}).items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is False:
+            words.append(flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join([*words, "--resume"])
+
+
+def default_capacity(device: torch.device) -> int:
+    """Tokens in a packed row unless told: enough to keep the device busy, little enough to fit."""
+    return 16_384 if device.type == "cuda" else 1_024
+
+
+def _fingerprint(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude=set(_FREE))
+    settings["data_sha256"] = [sha256_file(path) for path in files]
+    if config.eval_data is not None:
+        settings["eval_data_sha256"] = [sha256_file(path) for path in data_files(config.eval_data)]
+    weights = sorted(located.directory.glob("*.safetensors"))
+    settings["model_files"] = [[path.name, path.stat().st_size] for path in weights]
+    return settings
+
+
+def _result(product: Path) -> SFTResult:
+    last = read_metrics(product.parent / "metrics.jsonl")[-1]
+    return SFTResult(product, last["step"], last)
+
+
+def _load(
+    config: SFTConfig, located: ModelFiles, device: torch.device
+) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """The model with what is trained marked so, and the float32 masters of parameters that compute in a narrower format."""
+    dtype = best_dtype(device.type) if config.dtype == "auto" else _DTYPES[config.dtype]
+    loaded = torch.float32 if config.full else dtype
+    model: nn.Module = load_model(located, dtype=loaded, device=str(device), merge=True)
+    if config.full:
+        model.requires_grad_(True)
+        return model, round_compute_copies(model, dtype)
+    add_lora(model, config.lora, config.seed)
+    return model, {}
+
+
+def _stores(
+    config: SFTConfig, files: Sequence[Path], tokenizer: ChatTokenizer, model: nn.Module
+) -> tuple[TokenStore, TokenStore]:
+    """The rows to train on and the held-out ones. Raises DataError when none is left, ModelError when one does not fit the model."""
+    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize  # type: ignore[union-attr]
+    max_tokens = min(config.max_tokens or positions, positions)
+    rows = count_rows(files)
+    wanted = config.steps * config.batch_size if config.steps else math.ceil(min(config.epochs, 1.0) * rows)
+    store, held_out = build_stores(
+        files,
+        tokenizer,
+        config.output / ".tokens",
+        max_tokens=max_tokens,
+        needed=wanted if wanted < rows else None,
+        is_held_out=_held_out_rule(config, tokenizer, min(rows, wanted)),
+    )
+    if config.eval_data is not None:
+        held_out, _ = build_stores(
+            data_files(config.eval_data), tokenizer, config.output / ".tokens-eval", max_tokens=max_tokens
+        )
+    if not len(store):
+        census = store.census
+        raise DataError(
+            f"no rows to train on: of {census.read} read, {census.empty} have an empty completion and {census.too_long} are "
+            f"longer than {max_tokens} tokens",
+            where=str(config.data),
+        )
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if store.largest_id >= vocabulary:
+        raise ModelError(
+            f"the rows hold token id {store.largest_id}, the model knows {vocabulary}",
+            where=str(config.data),
+            fix="curate with `--tokenizer` set to this model",
+        )
+    return store, held_out
+
+
+def _held_out_rule(config: SFTConfig, tokenizer: ChatTokenizer, rows: int) -> Callable[[Row], bool]:
+    """Rows whose question hashes below the share; both modes of a question go the same way, so that neither tells on the other."""
+    share = min(config.held_out, config.max_held_out / max(rows, 1))
+    if config.eval_data is not None or share * rows < 1:
+        return lambda row: False
+    unwrapper = Unwrapper(tokenizer)
+    return lambda row: hash_share(unwrapper.question(row.input, row.mode) or row.input) < share
+
+
+def _sample_pair(config: SFTConfig, tokenizer: ChatTokenizer, store: TokenStore) -> SamplePair | None:
+    question = config.sample_question
+    if question is None and len(store):
+        sample = store[len(store) // 2]
+        prompt = tokenizer.decode(sample.prompt_ids.tolist())
+        question = Unwrapper(tokenizer).question(prompt, sample.mode)
+    if not question or not config.sample_tokens:
+        return None
+    return SamplePair(tokenizer, question, config.output, config.sample_tokens)
+
+
+def _thresholds(config: SFTConfig) -> Thresholds:
+    return Thresholds(
+        config.allow_dropped, config.allow_empty, config.allow_template_failures, config.allow_memory
+    )
+
+
+class _Forecast:
+    """After the first few steps, says how long the rest will take; the first step is not counted, being slower."""
+
+    def __init__(self, found: Preflight, directory: Path, after: int = 4) -> None:
+        self.found, self.directory, self.after = found, directory, after
+        self._rates: list[tuple[float, float]] = []
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        self._rates.append((row["tokens"], row["seconds"]))
+        if len(self._rates) != self.after:
+            return
+        tokens, seconds = (sum(column) for column in zip(*self._rates[1:], strict=True))
+        left = self.found.planned_tokens * (1 - row["step"] / self.found.steps)
+        note(expectation(int(left), tokens / seconds))
+        self.found.expected_hours = round(self.found.planned_tokens / (tokens / seconds) / 3600, 3)
+        self.found.write(self.directory)

@@ -1,0 +1,149 @@
+"""Supervised fine-tuning as the training loop sees it: which rows a step takes, and their loss.
+
+Leaves packing to batch.py, the forward pass to forward.py, and everything that outlives a step to loop.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bethink.core.console import note
+from bethink.train.batch import PackedBatch, packed_batches
+from bethink.train.forward import forward
+from bethink.train.losses import cross_entropy
+from bethink.train.rows import TokenStore
+from bethink.train.samples import SamplePair
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Which rows an optimizer step takes: consecutive ones, starting again at the first after the last.
+
+    rows: how many there are; batch_size: samples a step; samples: in the whole run. When the length is given in steps every batch is
+    full; when it is given in epochs the last one holds what is left. A batch never holds a row twice.
+    """
+
+    rows: int
+    batch_size: int
+    samples: int
+
+    @classmethod
+    def plan(cls, rows: int, batch_size: int, steps: int | None, epochs: float) -> Schedule:
+        """`steps` wins over `epochs`; the batch shrinks to the number of rows where there are fewer."""
+        size = min(batch_size, rows)
+        return cls(rows, size, steps * size if steps is not None else max(1, round(epochs * rows)))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the run."""
+        return -(-self.samples // self.batch_size)
+
+    def of(self, step: int) -> list[int]:
+        """The rows of optimizer step `step` (0-based)."""
+        return [i % self.rows for i in range(step * self.batch_size, self.seen(step + 1))]
+
+    def seen(self, steps: int) -> int:
+        """Samples seen after `steps` steps."""
+        return min(steps * self.batch_size, self.samples)
+
+
+class SFTMethod:
+    """A `loop.Method`.
+
+    capacity: tokens in a packed row; samples: the pair of outputs shown at each evaluation, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        store: TokenStore,
+        held_out: TokenStore,
+        schedule: Schedule,
+        *,
+        capacity: int,
+        device: torch.device,
+        samples: SamplePair | None = None,
+    ) -> None:
+        self.model, self.store, self.held_out, self.schedule = model, store, held_out, schedule
+        self.capacity, self.device, self.samples = capacity, device, samples
+        self._learned = 1
+
+    def batches(self, step: int) -> Sequence[PackedBatch]:
+        """The step's rows, packed."""
+        self.model.train()
+        batches = packed_batches([self.store[i] for i in self.schedule.of(step)], self.capacity)
+        self._learned = sum(len(batch.target_index_N) for batch in batches)
+        return batches
+
+    def loss(self, batch: PackedBatch) -> tuple[Tensor, Mapping[str, float]]:
+        """The micro-batch's sum over completion tokens, divided by those of the whole step."""
+        loss, sums = _loss(self.model, batch.to(self.device))
+        return loss / self._learned, sums
+
+    def summary(self, step: int, sums: Mapping[str, float]) -> dict[str, Any]:
+        """Mean losses, token counts, and how far in the data the run is."""
+        seen = self.schedule.seen(step + 1)
+        return {
+            **_means(sums),
+            "tokens": int(sums["tokens"]),
+            "completion_tokens": int(sums["on"] + sums["off"]),
+            "samples": seen,
+            "epoch": round(seen / self.schedule.rows, 6),
+        }
+
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """Held-out losses as eval_loss, eval_loss_on, eval_loss_off; writes the pair of outputs."""
+        self.model.eval()
+        found: dict[str, Any] = {}
+        if len(self.held_out):
+            found = {f"eval_{name}": value for name, value in self.held_out_loss().items()}
+            shown = [f"{name[5:]} {value:.4f}" for name, value in found.items() if value is not None]
+            note(f"step {step}, held out: {', '.join(shown)}")
+        if self.samples is not None:
+            self.samples.write(self.model, step)
+        return found
+
+    @torch.inference_mode()
+    def held_out_loss(self) -> dict[str, float | None]:
+        """Mean loss per completion token on the held-out rows: all, thinking on, thinking off."""
+        sums: Counter[str] = Counter()
+        rows = [self.held_out[i] for i in range(len(self.held_out))]
+        for batch in packed_batches(rows, self.capacity):
+            sums.update(_loss(self.model, batch.to(self.device))[1])
+        return _means(sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the step number says which rows come next."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `state_dict`."""
+
+
+def _loss(model: nn.Module, batch: PackedBatch) -> tuple[Tensor, dict[str, float]]:
+    weight_N, thinking_N = batch.loss_weight_N, batch.thinking_N
+    result = forward(model, batch, lambda logprob_C, part: cross_entropy(logprob_C, weight_N[part]))
+    nll_N = cross_entropy(result.logprob_N, weight_N)
+    on = int(thinking_N.sum())
+    return result.loss, {
+        "loss_on": float(nll_N[thinking_N].sum()),
+        "loss_off": float(nll_N[~thinking_N].sum()),
+        "on": on,
+        "off": len(nll_N) - on,
+        "tokens": batch.tokens,
+    }
+
+
+def _means(sums: Mapping[str, float]) -> dict[str, float | None]:
+    on, off = sums["on"], sums["off"]
+    return {
+        "loss": (sums["loss_on"] + sums["loss_off"]) / (on + off),
+        "loss_on": sums["loss_on"] / on if on else None,
+        "loss_off": sums["loss_off"] / off if off else None,
+    }
