@@ -139,6 +139,16 @@ class Renderer:
         """Whether a prompt ends inside a think block it opened."""
         return self._opened.search(prompt_text[-_TAIL_CHARS:]) is not None
 
+    def completion_text(self, ids: Sequence[int]) -> str:
+        """The text of a sampled completion without the stop token that ended it: what `parse` takes.
+
+        Other special tokens stay, since in some tokenizers the think tags are special tokens.
+        """
+        ids = list(ids)
+        while ids and ids[-1] in self.tokenizer.stop_ids:
+            ids.pop()
+        return self.tokenizer.decode(ids)
+
     @property
     def end_of_turn(self) -> str:
         """The text that ends a completion."""

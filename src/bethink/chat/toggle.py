@@ -92,7 +92,7 @@ def apply_toggle(
         return messages
     users = [message for message in messages if message["role"] == "user"]
     target = users[-1] if users else _with_system(messages)
-    own = _without_slashes(target["content"])
+    own = _without_slashes(target["content"]).strip()
     target["content"] = f"{own} {_SLASH_TEXT[mode]}" if own else _SLASH_TEXT[mode]
     return messages
 
