@@ -86,9 +86,9 @@ def apply_toggle(
         return messages
     if style is ToggleStyle.SYSTEM:
         system = _with_system(messages)
-        own = _without_system_lines(system["content"])
+        own = _without_system_lines(system["content"]).strip("\n")
         line = f"detailed thinking {mode}"
-        system["content"] = f"{line}\n\n{own}" if own else line
+        system["content"] = f"{line}\n\n{own}" if own.strip() else line
         return messages
     users = [message for message in messages if message["role"] == "user"]
     target = users[-1] if users else _with_system(messages)
