@@ -1,0 +1,129 @@
+"""One line of text → problems: how a user names a task.
+
+chain_sum                                   a procedural generator
+chain_sum:min_terms=5,max_terms=8           with its options (`level=N` sets its difficulty)
+path/to/test.jsonl:gsm8k                    a file (or directory) and what its columns mean
+rows.parquet:question=problem,answer=gold,grader=math
+hub:openai/gsm8k/main:gsm8k                 a data set on the hub
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bethink.core.config import nearest
+from bethink.core.errors import ConfigError
+from bethink.core.seeds import derive_seed
+from bethink.tasks.files import SUFFIXES, load_problems
+from bethink.tasks.hub import load_hub
+from bethink.tasks.mappings import MAPPINGS
+from bethink.tasks.problem import Problem, ProblemSet, question_key
+from bethink.tasks.procedural import generate
+
+_FILE = re.compile(
+    rf"(?P<path>.+(?:{'|'.join(re.escape(s) for s in SUFFIXES)}))(?::(?P<mapping>.*))?", re.DOTALL
+)
+_OPTION = re.compile(r"\s*\w+\s*=")
+
+
+def split_specs(text: str) -> list[str]:
+    """Task names separated by commas; a comma before `key=` or inside brackets belongs to the task before it."""
+    specs: list[str] = []
+    for part in _split_commas(text):
+        if specs and _OPTION.match(part):
+            specs[-1] += f",{part}"
+        elif part.strip():
+            specs.append(part.strip())
+    return specs
+
+
+def load_tasks(
+    spec: str,
+    *,
+    size: int | None,
+    seed: int,
+    split: str,
+    exclude: Collection[str] = (),
+    skip_bad: bool = False,
+) -> ProblemSet:
+    """The problems a task name stands for.
+
+    size: how many; of a file or hub data set a seeded sample in its own order, None for all. split: which part of a generator's seeds
+    or of a hub data set (a file is its own split). exclude: question texts that must not appear. Raises ConfigError, DataError.
+    """
+    if spec.startswith("hub:"):
+        identity, _, mapping = spec.removeprefix("hub:").partition(":")
+        _need_mapping(mapping, spec)
+        return _sampled(load_hub(identity, mapping, split=split, skip_bad=skip_bad), size, seed, exclude)
+    if found := _FILE.fullmatch(spec):
+        _need_mapping(found["mapping"], spec)
+        return _sampled(
+            load_problems(Path(found["path"]), found["mapping"], skip_bad=skip_bad), size, seed, exclude
+        )
+    name, _, rest = spec.partition(":")
+    if "/" in name or Path(name).is_dir():
+        _need_mapping(rest, spec)
+        return _sampled(load_problems(Path(name), rest, skip_bad=skip_bad), size, seed, exclude)
+    if size is None:
+        raise ConfigError(f"`{name}` makes as many problems as it is asked for", fix="say how many (--size)")
+    return generate(name, size, seed=seed, split=split, config=parse_options(rest, spec), exclude=exclude)
+
+
+def parse_options(text: str, where: str) -> dict[str, Any]:
+    """`a=1,b=[+,-]` as a dict, values read as YAML. Raises ConfigError."""
+    options: dict[str, Any] = {}
+    for part in _split_commas(text):
+        key, sign, value = part.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(
+                f"`{part}` is not an option", where=where, fix="write key=value, separated by commas"
+            )
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"cannot read the value of `{key}`: {value!r}", where=where) from error
+    return options
+
+
+def _split_commas(text: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part.strip()]
+
+
+def _need_mapping(mapping: str | None, spec: str) -> None:
+    if not mapping:
+        guess = nearest(Path(spec).name.partition(".")[0], list(MAPPINGS))
+        raise ConfigError(
+            "it is not said what the columns mean",
+            where=spec,
+            fix=f"name a layout, as in `{spec}:{guess or 'gsm8k'}`; known: {', '.join(MAPPINGS)}",
+        )
+
+
+def _sampled(found: ProblemSet, size: int | None, seed: int, exclude: Collection[str]) -> ProblemSet:
+    """Without what is excluded; `size` of the rest chosen by a hash of seed and id, so that a larger sample holds a smaller one."""
+    excluded = {question_key(text) for text in exclude}
+    kept = [problem for problem in found if question_key(problem.question) not in excluded]
+    dropped = {**found.dropped, "excluded": len(found) - len(kept)}
+    if not kept:
+        raise ConfigError(f"no problem left: all {len(found):,} are excluded", where=found.name)
+    if size is not None and size < len(kept):
+
+        def rank(problem: Problem) -> int:
+            return derive_seed(seed, "sample", problem.id)
+
+        chosen = {problem.id for problem in sorted(kept, key=rank)[:size]}
+        kept = [problem for problem in kept if problem.id in chosen]
+    return ProblemSet(found.name, tuple(kept), dropped)
