@@ -35,9 +35,8 @@ def load_problems(
     file, line and key. Raises ConfigError for an unknown mapping.
     """
     function = find_mapping(mapping) if isinstance(mapping, str) else mapping
-    name = name or (
-        mapping if isinstance(mapping, str) and mapping != "plain" else path.name.partition(".")[0]
-    )
+    layout = mapping if isinstance(mapping, str) else "given"
+    name = name or task_name(mapping) or path.name.partition(".")[0]
     problems: list[Problem] = []
     places: dict[str, str] = {}
     bad = 0
