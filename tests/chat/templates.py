@@ -1,4 +1,5 @@
-"""Chat templates of the four families the package must serve, written from their documented behaviour.
+"""Chat templates of the four families the package must serve. The first is SmolLM2-Instruct's own; the others are written from the
+documented behaviour of theirs.
 
 CHATML:  SmolLM2-Instruct. A default system prompt, every turn closed by the same token and a newline.
 LLAMA31: Llama-3.1-Instruct. Prints bos itself, a system block with two dates is always there, contents are trimmed.
@@ -26,15 +27,13 @@ class Family:
 
 CHATML = Family(
     name="chatml",
-    template=(
-        "{% for message in messages %}"
-        "{% if loop.first and messages[0]['role'] != 'system' %}"
-        "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}"
-        "{% endif %}"
-        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    ),
+    template="""\
+{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}""",
     special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     bos="<|im_start|>",
     eos="<|im_end|>",

@@ -64,7 +64,7 @@ class ChatTemplate:
             source, name = template_file.read_text(encoding="utf-8"), str(template_file)
         else:
             source, name = _default_template(config.get("chat_template"), config_file), str(config_file)
-        return cls(source, _special_tokens({**legacy, **config}), name)
+        return cls(source, _special_tokens({**config, **legacy}), name)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, **kwargs: Any) -> str:
         """The conversation as text. kwargs reach the template. Raises TemplateError when the template refuses the messages."""
