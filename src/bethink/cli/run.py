@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Run a recipe. What is done is skipped, what is half done goes on where it stopped."""
     from bethink.core.console import duration, note, out
-    from bethink.recipe.plan import plan_table, plan_total
+    from bethink.recipe.plan import plan_table, plan_words
     from bethink.recipe.results import read_results, results_table
     from bethink.recipe.run import choose_directory, run_recipe
     from bethink.recipe.schema import load_recipe
@@ -48,7 +48,7 @@ def run(
     if dry_run:
         stages = prepare(loaded, directory.absolute())
         out.print(plan_table(loaded.recipe, stages))
-        out.print(plan_total(loaded.recipe, stages), highlight=False)
+        out.print(plan_words(loaded.recipe, stages), highlight=False)
         return
     if fresh_sibling:
         directory = choose_directory(directory, loaded.recipe)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from bethink import __version__
+from bethink.models.machine import cores, total_memory
 
 _PACKAGES = (
     "torch",
@@ -38,9 +38,9 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor(),
-        "cores": usable_cores(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "memory_gib": round(total_memory() / 2**30, 1),
         "devices": gpus or ["cpu"],
         "packages": versions,
     }
@@ -54,18 +54,3 @@ def processor() -> str:
             if line.lower().startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """The machine's memory in bytes; 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 0

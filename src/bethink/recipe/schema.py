@@ -39,8 +39,9 @@ class Assume(StrictModel):
     """What the plan's estimates rest on where the machine cannot tell.
 
     device: words for the plan; tflops: its dense peak at the training dtype; mfu: the share of it that training reaches;
-    memory_gib: what the device has; parameters: the model's size when its files are not on this machine;
-    tokens_per_sample: mean prompt and completion tokens of a training row; hidden_size and layers: for the memory estimate.
+    memory_gib: what the device has; parameters: the model's size; tokens_per_sample: mean prompt and completion tokens of a
+    training row; tokens_per_microbatch: how many go through at once; shape: the keys of the model's config.json that fix its size,
+    where the model is not on this machine.
     """
 
     device: str = "this machine"
@@ -49,8 +50,8 @@ class Assume(StrictModel):
     memory_gib: float | None = Field(default=None, gt=0)
     parameters: float | None = Field(default=None, gt=0)
     tokens_per_sample: float | None = Field(default=None, gt=0)
-    hidden_size: int | None = Field(default=None, gt=0)
-    layers: int | None = Field(default=None, gt=0)
+    tokens_per_microbatch: int = Field(default=16_384, gt=0)
+    shape: dict[str, Any] | None = None
 
 
 class Recipe(StrictModel):

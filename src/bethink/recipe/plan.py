@@ -1,0 +1,193 @@
+"""What a recipe will do, before it does it: rows, tokens, hours and memory of each stage, where they can be told.
+
+Estimates rest on the recipe's `assume`. Training costs 4 FLOPs a parameter and token with an adapter (forward, and backward through
+the frozen weights) and 6 with all weights (their gradients too); the device gives `tflops` times `mfu` of them a second. Memory is
+the sft stage's own preflight estimate for a model of the same shape that holds no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bethink.core.console import duration
+from bethink.recipe.schema import Assume, Recipe, stage_references
+from bethink.recipe.stages import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One stage's plan. rows: what it makes or reads; None where nothing can be told. memory in bytes."""
+
+    stage: str
+    uses: str
+    what: str
+    rows: int | None = None
+    tokens: int | None = None
+    hours: float | None = None
+    memory: int | None = None
+
+
+def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
+    """The plan, stage by stage."""
+    done: dict[str, Estimate] = {}
+    for one in stages:
+        before = [done[name] for name in stage_references(one.stage)]
+        done[one.stage.name] = _ESTIMATES[one.stage.uses](one, recipe.assume, before)
+    return list(done.values())
+
+
+def _synthesize(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    rows = round(2 * config.problems / (1 - config.defects))
+    return Estimate(one.stage.name, "synthesize", f"{config.problems:,} problems of {config.task}", rows)
+
+
+def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    read = sum(stage.rows for stage in before if stage.rows is not None) or None
+    missing = [str(path) for path in config.input if not path.exists() and not before]
+    what = f"at most {config.max_samples:,} rows kept" if config.max_samples else "every good row kept"
+    if missing:
+        what += f"; not here yet: {', '.join(missing)}"
+    rows = min(filter(None, (read, config.max_samples)), default=None)
+    tokens = round(rows * assume.tokens_per_sample) if rows and assume.tokens_per_sample else None
+    return Estimate(one.stage.name, "curate", what, rows, tokens)
+
+
+def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    available = next((stage.rows for stage in before if stage.uses == "curate" and stage.rows), None)
+    samples = (
+        config.steps * config.batch_size if config.steps else available and round(available * config.epochs)
+    )
+    what = "all weights" if config.full else f"LoRA rank {config.rank}"
+    if samples:
+        what += f", {-(-samples // config.batch_size):,} steps of {config.batch_size} samples"
+    tokens = round(samples * assume.tokens_per_sample) if samples and assume.tokens_per_sample else None
+    hours = None
+    if tokens and assume.parameters and assume.tflops:
+        flops = (6 if config.full else 4) * assume.parameters * tokens
+        hours = flops / (assume.tflops * 1e12 * assume.mfu) / 3600
+    return Estimate(one.stage.name, "sft", what, samples, tokens, hours, _memory(config, assume))
+
+
+def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    what = f"{', '.join(config.tasks)}; thinking {' and '.join(config.modes)}"
+    rows = config.size * len(config.tasks) * len(config.modes) * config.samples if config.size else None
+    return Estimate(one.stage.name, "eval", what, rows)
+
+
+def _compare(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    return Estimate(one.stage.name, "compare", " against ".join(stage.stage for stage in before))
+
+
+def _report(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    return Estimate(one.stage.name, "report", str(one.product))
+
+
+_ESTIMATES = {
+    "synthesize": _synthesize,
+    "curate": _curate,
+    "sft": _sft,
+    "eval": _eval,
+    "compare": _compare,
+    "report": _report,
+}
+
+
+def _memory(config: Any, assume: Assume) -> int | None:
+    """Peak bytes of the training, from the model's shape; None when the shape is not known."""
+    shape = assume.shape or _shape_of(config.model)
+    if shape is None:
+        return None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from bethink.models.lora import add_lora
+    from bethink.train.preflight import memory_needed
+
+    capacity = config.tokens_per_microbatch or assume.tokens_per_microbatch
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape), dtype=torch.bfloat16)
+        if not config.full:
+            model.requires_grad_(False)
+            add_lora(model, config.lora, seed=0)
+    needed = memory_needed(model, capacity, gradient_checkpointing=bool(config.gradient_checkpointing))
+    if config.gradient_checkpointing is None and assume.memory_gib and needed > assume.memory_gib * 2**30:
+        return memory_needed(model, capacity, gradient_checkpointing=True)
+    return needed
+
+
+def _shape_of(model: str) -> dict[str, Any] | None:
+    """The model's config when it is on this machine already; nothing is fetched to make a plan."""
+    from bethink.models.builtin import BUILTIN, cached, pull
+
+    directory = pull(model) if model in BUILTIN and cached(model) else Path(model)
+    path = directory / "config.json"
+    if not path.is_file():
+        return None
+    shape = json.loads(path.read_text(encoding="utf-8"))
+    shape.pop("quantization_config", None)
+    return dict(shape)
+
+
+def plan_table(recipe: Recipe, stages: Sequence[Prepared]) -> Table:
+    """The plan for a terminal."""
+    table = Table(title=None, header_style="bold")
+    for column in ("stage", "uses", "what"):
+        table.add_column(column)
+    for column in ("rows", "tokens", "hours", "memory"):
+        table.add_column(column, justify="right")
+    for line in estimate(recipe, stages):
+        table.add_row(
+            line.stage,
+            line.uses,
+            line.what,
+            f"{line.rows:,}" if line.rows else "",
+            _short(line.tokens),
+            _hours(line.hours),
+            f"{line.memory / 2**30:.1f} GiB" if line.memory else "",
+        )
+    return table
+
+
+def plan_words(recipe: Recipe, stages: Sequence[Prepared]) -> str:
+    """What the estimates rest on, and their sum."""
+    assume = recipe.assume
+    lines = estimate(recipe, stages)
+    hours = [line.hours for line in lines if line.hours]
+    text = f"{recipe.name}: {len(lines)} stages, every option checked, nothing run."
+    if hours and assume.tflops and assume.parameters:
+        text += (
+            f"\nTraining about {_hours(sum(hours))} on {assume.device}: {assume.parameters / 1e9:.3g} billion parameters, "
+            f"{assume.tokens_per_sample:,.0f} tokens a sample, {100 * assume.mfu:.0f} % of {assume.tflops:,.4g} TFLOP/s."
+        )
+    needed = max((line.memory for line in lines if line.memory), default=0)
+    if needed and assume.memory_gib:
+        fits = "fits in" if needed <= assume.memory_gib * 2**30 else "does NOT fit in"
+        text += (
+            f"\nTraining memory about {needed / 2**30:.1f} GiB {fits} the device's {assume.memory_gib:g} GiB."
+        )
+    return text
+
+
+def _short(count: int | None) -> str:
+    if not count:
+        return ""
+    for size, unit in ((1e9, " G"), (1e6, " M")):
+        if count >= size:
+            return f"{count / size:.2f}{unit}"
+    return f"{count:,}"
+
+
+def _hours(hours: float | None) -> str:
+    if not hours:
+        return ""
+    return duration(3600 * hours) if hours < 10 else f"{hours:.0f} h"

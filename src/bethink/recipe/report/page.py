@@ -1,0 +1,150 @@
+"""The page itself: words for the headline, figures, and the template that holds them together.
+
+Everything a model or a user wrote is escaped by the template; only our own figures go in as markup.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from bethink.core.console import duration
+from bethink.core.files import write_text
+from bethink.recipe.report import figures
+from bethink.recipe.report.collect import Story, collect
+from bethink.recipe.results import number, percent
+
+FILE = "report.html"
+
+
+def write_report(run_dir: Path, *, examples: int = 4) -> Path:
+    """Write `run_dir/report.html` from what the run's stages wrote; returns its path. Raises DataError for no run."""
+    story = collect(run_dir, examples=examples)
+    path = run_dir / FILE
+    write_text(path, render(story))
+    return path
+
+
+def render(story: Story) -> str:
+    """The whole page as HTML: no outside file, font or script."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": percent,
+        "number": number,
+        "duration": duration,
+        "gib": lambda n: f"{n / 2**30:.2f} GiB",
+        "thousands": lambda n: f"{n:,}",
+        "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    here = files("bethink.recipe.report")
+    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        story=story,
+        manifest=story.manifest,
+        style=Markup((here / "page.css").read_text(encoding="utf-8")),
+        headline=headline(story),
+        tiles=tiles(story),
+        results=[
+            {
+                "task": task,
+                "rows": [row for row in story.rows if row["task"] == task],
+                "bars": Markup(figures.accuracy_bars(story.rows, task)),
+                "tokens": Markup(figures.accuracy_against_tokens(story.rows, task)),
+            }
+            for task in story.tasks
+        ],
+        curations=[
+            {
+                "story": curation,
+                "funnel": Markup(figures.funnel(curation.funnel)),
+                "curriculum": Markup(figures.curriculum(curation.curriculum))
+                if curation.curriculum
+                else None,
+            }
+            for curation in story.curations
+        ],
+        trainings=[
+            {
+                "story": training,
+                "losses": Markup(figures.losses(training.metrics)),
+                "facts": training_facts(training.metrics),
+            }
+            for training in story.trainings
+        ],
+        recipe=yaml.safe_dump(story.manifest.recipe, sort_keys=False, allow_unicode=True, width=100),
+    )
+
+
+def _row(story: Story, model: str, mode: str) -> dict[str, Any] | None:
+    """The row of the aggregate task, or of the only one, or of the first."""
+    found = [row for row in story.rows if row["model"] == model and row["mode"] == mode]
+    return found[-1] if found and found[-1]["task"] == "all" else (found[0] if found else None)
+
+
+def headline(story: Story) -> str:
+    """The result in one or two sentences."""
+    if not story.rows:
+        return "No evaluation has finished yet."
+    first, last = story.models[0], story.models[-1]
+    on, off = _row(story, last, "on"), _row(story, last, "off")
+    base = _row(story, first, "on") or _row(story, first, "off")
+    best = on or off
+    assert best is not None  # a model in `models` has a row
+    of = f"{best['n']} held-out problems"
+    text = f"The {last} model solves {percent(best['accuracy'])} of {of} with thinking {best['mode']}"
+    if on and off:
+        text += f" and {percent(off['accuracy'])} with thinking off"
+    text += "."
+    if base and first != last:
+        text += f" The {first} model solves {percent(base['accuracy'])}."
+    return text
+
+
+def tiles(story: Story) -> list[tuple[str, str, str]]:
+    """The few numbers that matter most: (value, what it is, detail)."""
+    if not story.rows:
+        return []
+    last = story.models[-1]
+    on, off = _row(story, last, "on"), _row(story, last, "off")
+    shown = []
+    for row in (on, off):
+        if row:
+            interval = f"95 % interval {100 * row['low']:.1f} to {percent(row['high'])}"
+            shown.append((percent(row["accuracy"]), f"{last}, thinking {row['mode']}", interval))
+    if on and off and on["accuracy"] is not None and off["accuracy"] is not None:
+        gain = 100 * (on["accuracy"] - off["accuracy"])
+        apart = (
+            "intervals apart" if on["low"] > off["high"] or off["low"] > on["high"] else "intervals overlap"
+        )
+        shown.append((f"{gain:+.1f}", "points from thinking", apart))
+    obeyed = [row["compliance"] for row in (on, off) if row and row["compliance"] is not None]
+    if obeyed:
+        shown.append((percent(min(obeyed)), "toggle obeyed", "the lower of the two modes"))
+    return shown
+
+
+def training_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
+    """What a training came to, in numbers."""
+    last = metrics[-1]
+    seconds = sum(row["seconds"] for row in metrics)
+    tokens = sum(row["tokens"] for row in metrics)
+    facts = {
+        "steps": f"{last['step']:,}",
+        "samples": f"{last['samples']:,}",
+        "tokens": f"{tokens:,}",
+        "tokens a second": f"{tokens / seconds:,.0f}" if seconds else "–",
+        "last loss": f"{last['loss']:.4f}",
+    }
+    held_out: list[Mapping[str, Any]] = [row for row in metrics if row.get("eval_loss") is not None]
+    if held_out:
+        facts["held-out loss"] = f"{held_out[-1]['eval_loss']:.4f}"
+    return facts
