@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,19 +27,6 @@ def round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had on a device; None where that is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu":
-        try:
-            lines = Path("/proc/meminfo").read_text().splitlines()
-        except OSError:
-            return None
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    return None
-
-
 class SlotCache:
     """The cache of every layer. `slots` sequences of up to `capacity` tokens each."""
 
@@ -53,12 +39,6 @@ class SlotCache:
     def layers(self) -> int:
         """How many layers have stored anything."""
         return len(self._layers)
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes one token takes in all layers; 0 before the first use."""
-        blocks = [block for pair in self._layers.values() for block in pair]
-        return sum(block.shape[1] * block.shape[3] * block.element_size() for block in blocks)
 
     def layer(self, index: int, key_BKTH: Tensor, value_BKTH: Tensor) -> tuple[Tensor, Tensor]:
         """The blocks [slots, KV heads, capacity, head size] of a layer, made like `key_BKTH` and `value_BKTH` on first use."""

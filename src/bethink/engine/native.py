@@ -17,14 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from bethink.core.console import Progress
 from bethink.core.errors import ConfigError, ModelError
 from bethink.engine.api import Completion, FinishReason, OnToken, Request
 from bethink.engine.batch import Batch
-from bethink.engine.kv_cache import free_bytes
 from bethink.engine.runner import Runner
 from bethink.engine.scheduler import Row
 from bethink.engine.watch import Decode
+from bethink.models.machine import free_memory
 
 _MEMORY_SHARE = 0.5
 
@@ -59,7 +61,9 @@ class NativeEngine:
         if slots < 1:
             raise ConfigError(f"slots must be at least 1, not {slots}")
         self._runner = Runner(model)
-        if max_cache_tokens is None and (free := free_bytes(self._runner.device)) is not None:
+        if max_cache_tokens is None:
+            device = self._runner.device
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
             max_cache_tokens = int(free * _MEMORY_SHARE) // self._runner.bytes_per_token()
         self._batch = Batch(self._runner, slots, max_cache_tokens)
         self._decode = decode
