@@ -67,7 +67,7 @@ KINDS: dict[str, StageKind] = {
         product=lambda folder, _: folder / "rows.jsonl",
     ),
     "curate": StageKind(
-        config=_config("curate.pipeline", "CurateConfig"),
+        config=_config("curate.config", "CurateConfig"),
         run=_run("curate.pipeline", "curate"),
         product=lambda folder, _: folder,
     ),
