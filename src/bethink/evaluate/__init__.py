@@ -1,1 +1,1 @@
-"""Floor 4: how good is it, with thinking on and off, and how sure are we?"""
+"""Floor 4: how good a model is, thinking on and off, and whether one is better than another."""

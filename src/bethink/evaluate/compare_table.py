@@ -1,0 +1,88 @@
+"""A comparison as people read it in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bethink.evaluate.compare import Comparison, Flip
+from bethink.evaluate.results import percent
+
+_EXCERPT = 240
+
+
+def comparison_view(comparisons: Sequence[Comparison], a: str, b: str, *, flips: int) -> RenderableType:
+    """The table of differences, and up to `flips` problems that B fixed and that it broke, with both outputs' ends."""
+    parts: list[RenderableType] = [Text(f"A = {a}\nB = {b}"), _table(comparisons)]
+    for one in comparisons:
+        if flips and not _is_sum(one, comparisons):
+            parts += _flips(one, "fixed", one.fixed, flips) + _flips(one, "broken", one.broken, flips)
+    return Group(*parts)
+
+
+def _is_sum(one: Comparison, comparisons: Sequence[Comparison]) -> bool:
+    """Whether this is the row over all tasks, whose flips the tasks' own rows show already."""
+    return one is not comparisons[0] and one.task == "all"
+
+
+def _table(comparisons: Sequence[Comparison]) -> Table:
+    table = Table(header_style="bold")
+    for name in ("task", "mode"):
+        table.add_column(name)
+    for name in ("n", "A", "B", "B − A", "95 % interval", "p", "fixed", "broken"):
+        table.add_column(name, justify="right")
+    for one in comparisons:
+        table.add_row(
+            one.task,
+            one.mode_a if one.mode_a == one.mode_b else f"{one.mode_a} → {one.mode_b}",
+            f"{one.problems:,}" + (f" (−{one.skipped})" if one.skipped else ""),
+            percent(one.accuracy_a),
+            percent(one.accuracy_b),
+            points(one.difference),
+            f"{points(one.low)} … {points(one.high)}",
+            p_text(one.p_value),
+            str(len(one.fixed)),
+            str(len(one.broken)),
+        )
+    tests = ", ".join(dict.fromkeys(one.test for one in comparisons))
+    skipped = sum(one.skipped for one in comparisons if not _is_sum(one, comparisons))
+    table.caption = f"p: two-sided, {tests}" + (
+        f"; {skipped:,} problems left out: a grader failed" if skipped else ""
+    )
+    return table
+
+
+def _flips(one: Comparison, what: str, flips: Sequence[Flip], limit: int) -> list[RenderableType]:
+    if not flips:
+        return []
+    head = Text(f"\n{one.task}, thinking {one.mode_b}: {len(flips)} {what}", style="bold")
+    lines: list[RenderableType] = [head]
+    for flip in flips[:limit]:
+        lines.append(Text(f"\n{flip.id}  answer: {flip.answer}", style="bold"))
+        lines += [Text(f"{mark} {_excerpt(text)}") for mark, text in _shown(flip)]
+    if len(flips) > limit:
+        lines.append(Text(f"… and {len(flips) - limit} more (--flips N, or --json for all)", style="dim"))
+    return lines
+
+
+def _shown(flip: Flip) -> list[tuple[str, str]]:
+    return [("Q:", flip.question), ("A:", flip.output_a), ("B:", flip.output_b)]
+
+
+def _excerpt(text: str) -> str:
+    """The end of a text, where answers stand, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _EXCERPT else f"… {line[-_EXCERPT:]}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points: +12.5."""
+    return f"{100 * difference:+.1f}"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as it is read: 0.031, < 0.001."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

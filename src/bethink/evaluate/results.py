@@ -1,0 +1,109 @@
+"""Rows of samples → the results table: what each number means is said here, and only here.
+
+accuracy        share of right verdicts; every problem weighs the same; a grader's own failure counts for nothing, a completion cut
+                at the token limit before it answered counts as wrong. low, high: its 95 % interval (see `statistics.accuracy`).
+n               problems that count (those with at least one verdict that is no grader error).
+compliance      share of completions that do what the toggle says: one closed think block and an answer (on), no tags (off).
+truncated       share of completions that ended at the token limit. no_answer: share that ended without committing to an answer.
+thinking_tokens, answer_tokens: means over completions. tokens_per_second: of the mode's whole generation.
+grader_errors   completions that could not be graded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from bethink.engine.api import FinishReason
+from bethink.evaluate.samples import Row
+from bethink.evaluate.statistics import accuracy
+from bethink.verify.verdict import Outcome
+
+ALL = "all"
+
+
+def summarize(rows: Sequence[Row], *, model: str, speed: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One result a task and mode, in the rows' order; a row "all" a mode when there are several tasks.
+
+    speed: tokens per second by mode.
+    """
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["task"], row["mode"]].append(row)
+    if len({task for task, _ in groups}) > 1:
+        for row in rows:
+            groups[ALL, row["mode"]].append(row)
+    return [_summary(group, model, task, mode, speed.get(mode)) for (task, mode), group in groups.items()]
+
+
+def _summary(
+    rows: Sequence[Row], model: str, task: str, mode: str, tokens_per_second: float | None
+) -> dict[str, Any]:
+    outcomes: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for row in rows:
+        if row["verdict"] != Outcome.GRADER_ERROR:
+            outcomes[row["task"], row["id"]].append(row["verdict"] == Outcome.CORRECT)
+    interval = accuracy(list(outcomes.values()))
+    return {
+        "model": model,
+        "mode": mode,
+        "task": task,
+        "n": len(outcomes),
+        "samples": max(row["sample"] for row in rows) + 1,
+        "accuracy": interval.estimate if outcomes else None,
+        "low": interval.low,
+        "high": interval.high,
+        "compliance": _share(row["compliant"] for row in rows),
+        "truncated": _share(row["finish_reason"] == FinishReason.LENGTH for row in rows),
+        "no_answer": _share(row["verdict"] == Outcome.NO_ANSWER for row in rows),
+        "thinking_tokens": fmean(row["thinking_tokens"] for row in rows),
+        "answer_tokens": fmean(row["answer_tokens"] for row in rows),
+        "grader_errors": sum(row["verdict"] == Outcome.GRADER_ERROR for row in rows),
+        "tokens_per_second": tokens_per_second,
+    }
+
+
+def _share(flags: Iterable[bool]) -> float:
+    return fmean(float(flag) for flag in flags)
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """The results for a terminal."""
+    table = Table(header_style="bold")
+    several = len({row["task"] for row in results}) > 1
+    table.add_column("model")
+    if several:
+        table.add_column("task")
+    numbers = ("n", "accuracy", "95 % interval", "compliance", "truncated", "no answer", "thinking", "answer")
+    table.add_column("mode")
+    for name in (*numbers, "tokens/s"):
+        table.add_column(name, justify="right")
+    failures = sum(row["grader_errors"] for row in results if row["task"] != ALL)
+    for row in results:
+        n = f"{row['n']:,}" + (f" × {row['samples']}" if row["samples"] > 1 else "")
+        table.add_row(
+            row["model"],
+            *([row["task"]] if several else []),
+            row["mode"],
+            n,
+            percent(row["accuracy"]),
+            f"{percent(row['low'])} – {percent(row['high'])}",
+            percent(row["compliance"]),
+            percent(row["truncated"]),
+            percent(row["no_answer"]),
+            f"{row['thinking_tokens']:.0f}",
+            f"{row['answer_tokens']:.0f}",
+            "–" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}",
+        )
+    if failures:
+        table.caption = f"{failures:,} completions could not be graded and count for nothing"
+    return table
+
+
+def percent(share: float | None) -> str:
+    """0.0455 as 4.5 %; a dash when there is none."""
+    return "–" if share is None else f"{100 * share:.1f} %"
