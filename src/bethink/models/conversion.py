@@ -44,6 +44,7 @@ def build_directory(gguf: Path, directory: Path, *, source: Mapping[str, str]) -
     Raises ModelError when the file cannot be converted or the disk has too little room, OutputError when it cannot be written.
     """
     from bethink.models.gguf_file import convert, read_gguf
+    from bethink.models.weights import make_readable
 
     opened = read_gguf(gguf)
     with explain_os_errors(directory):
@@ -53,6 +54,7 @@ def build_directory(gguf: Path, directory: Path, *, source: Mapping[str, str]) -
             built = Path(scratch) / "model"
             built.mkdir()
             convert(opened, built)
+            make_readable(built)
             write_json(built / MANIFEST, {"format": _FORMAT, **source})
             _move_into_place(built, directory)
     return directory

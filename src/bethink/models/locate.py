@@ -76,7 +76,7 @@ def _split_adapter(spec: str) -> tuple[str, Path | None]:
 
 def _find(spec: str, weights: bool) -> Path:
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         check_directory(path, weights=weights)
         return path
     if path.is_file():

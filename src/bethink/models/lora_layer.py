@@ -28,6 +28,7 @@ class LoRALinear(nn.Module):
         self.scale = scale
         self.dropout = dropout
         self.active = True
+        self.folded = False
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, dtype=torch.float32, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=device))
@@ -65,6 +66,8 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """Base weight plus the scaled product [out, in], summed in fp32 and rounded once to the base's dtype."""
+        if self.folded:
+            return self.base.weight.clone()
         total = torch.addmm(self.base.weight.float(), self.lora_B, self.lora_A, alpha=self.scale)
         return total.to(self.base.weight.dtype)
 
@@ -124,17 +127,22 @@ def folded(model: nn.Module) -> Iterator[None]:
     try:
         for layer in layers:
             layer.base.weight.data = layer.merged_weight()
-            layer.active = False
+            layer.active, layer.folded = False, True
         yield
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.base.weight.data = original
-            layer.active = True
+            layer.active, layer.folded = True, False
 
 
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
-    """Within the block the model computes as if it had no adapter (the reference of a KL term, the untrained baseline)."""
+    """Within the block the model computes as if it had no adapter (the reference of a KL term, the untrained baseline).
+
+    Raises RuntimeError inside `folded`, where the adapter cannot be told from the weights.
+    """
+    if any(layer.folded for layer in lora_layers(model).values()):
+        raise RuntimeError("the adapter is folded into the weights; leave `folded` first")
     layers = [layer for layer in lora_layers(model).values() if layer.active]
     try:
         for layer in layers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 
@@ -71,3 +72,11 @@ def read_header(path: Path) -> dict[str, tuple[int, int]]:
 def tensor_sizes(directory: Path) -> dict[str, tuple[int, int]]:
     """Tensor name -> (elements, bytes) over all of a model's weight files. Raises ModelError as `read_header` does."""
     return {name: size for path in weight_files(directory) for name, size in read_header(path).items()}
+
+
+def make_readable(directory: Path) -> None:
+    """Give the files in `directory` the permissions new files have; the safetensors writer makes its own private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in directory.iterdir():
+        path.chmod(0o666 & ~mask)
