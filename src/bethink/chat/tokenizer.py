@@ -37,7 +37,7 @@ class EndOfTurn:
 
 
 class ChatTokenizer:
-    """A tokenizer with its chat template. Made by `load`; safe to use from one thread at a time."""
+    """A tokenizer with its chat template. Made by `load`."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, directory: Path) -> None:
         self._tokenizer = tokenizer
@@ -71,6 +71,18 @@ class ChatTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_before(self, text: str, following: str) -> list[int] | None:
+        """Token ids of `text` as they are in front of `following`; None when a token spans both.
+
+        They may differ from `encode(text)`: GPT-2's rules write two line ends as one token at the end of a text and as two in
+        front of a word.
+        """
+        encoding = self._tokenizer.encode(text + following, add_special_tokens=False)
+        count = sum(1 for start, _ in encoding.offsets if start < len(text))
+        spans = count > 0 and encoding.offsets[count - 1][1] > len(text)
+        ids: list[int] = encoding.ids[:count]
+        return None if spans else ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once: about 15 % less work each, on as many threads as TOKENIZERS_PARALLELISM allows."""
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -101,6 +113,12 @@ class ChatTokenizer:
         return frozenset(
             i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
         )
+
+    @cached_property
+    def border_tokens(self) -> tuple[str, ...]:
+        """The special tokens before which a text can be cut without changing its tokens: those that take no white space before them."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return tuple(added[i].content for i in sorted(self.special_ids) if not added[i].lstrip)
 
     @cached_property
     def end_of_turn(self) -> EndOfTurn:
