@@ -23,7 +23,7 @@ from bethink.core.console import Progress
 from bethink.core.errors import ConfigError, ModelError
 from bethink.engine.api import Completion, FinishReason, OnToken, Request
 from bethink.engine.batch import Batch
-from bethink.engine.runner import Runner
+from bethink.engine.runner import PREFILL_TOKENS, Runner
 from bethink.engine.scheduler import Row
 from bethink.engine.watch import Decode
 from bethink.models.machine import free_memory
@@ -46,7 +46,7 @@ class NativeEngine:
     model: loaded with our attention (`models.load.load_model`).
     decode: token ids to text; needed only by requests with stop strings or a thinking budget.
     slots: sequences decoded together. max_cache_tokens: most tokens in the cache, slots × capacity (default: what half of the free
-    memory holds). progress: told of every token.
+    memory holds). prefill_tokens: most prompt tokens in one forward. progress: told of every token.
     """
 
     def __init__(
@@ -56,11 +56,12 @@ class NativeEngine:
         decode: Decode | None = None,
         slots: int = 64,
         max_cache_tokens: int | None = None,
+        prefill_tokens: int = PREFILL_TOKENS,
         progress: Progress | None = None,
     ) -> None:
         if slots < 1:
             raise ConfigError(f"slots must be at least 1, not {slots}")
-        self._runner = Runner(model)
+        self._runner = Runner(model, prefill_tokens=prefill_tokens)
         if max_cache_tokens is None:
             device = self._runner.device
             free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

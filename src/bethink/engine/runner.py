@@ -19,7 +19,7 @@ from bethink.engine.kv_cache import DecodeView, Piece, PrefillView, SlotCache, r
 from bethink.models import attention
 
 PREFILL_TOKENS = 2048
-"""Most prompt tokens in one forward; longer prompts are fed in pieces."""
+"""Enough to fill any device; longer prompts are fed in pieces of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Job:
 
 
 class Runner:
-    """A model and its cache."""
+    """A model and its cache. `prefill_tokens`: most prompt tokens in one forward."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, prefill_tokens: int = PREFILL_TOKENS) -> None:
         config = model.config.get_text_config()
         if model.config._attn_implementation != attention.NAME:
             raise ModelError(
@@ -53,6 +53,7 @@ class Runner:
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.vocabulary: int = config.vocab_size
         self._layers: int = config.num_hidden_layers
+        self._prefill_tokens = prefill_tokens
         self.cache = SlotCache()
 
     def bytes_per_token(self) -> int:
@@ -65,7 +66,7 @@ class Runner:
     def prefill(self, jobs: Sequence[Job]) -> Tensor:
         """Logits [prompts, V] after the last token of each prompt; its keys and values are then in its slot."""
         logits: list[Tensor] = []
-        for pack in _packs(jobs, PREFILL_TOKENS):
+        for pack in _packs(jobs, self._prefill_tokens):
             ends = [job for job, piece in pack if piece.stop == len(job.prompt_ids)]
             output = self._prefill_pack(pack)
             if ends:
