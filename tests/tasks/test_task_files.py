@@ -1,0 +1,321 @@
+"""Problems from files: every public layout is understood, every bad row is named with its line and key."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bethink.core.errors import ConfigError, DataError
+from bethink.tasks.files import load_problems
+from bethink.tasks.mappings import MAPPINGS, ColumnMapping
+from bethink.tasks.prompted import prompted
+
+GPQA = {
+    "Question": "Which particle carries the strong force?",
+    "Correct Answer": "gluon",
+    "Incorrect Answer 1": "photon",
+    "Incorrect Answer 2": "pion",
+    "Incorrect Answer 3": "W boson",
+    "Record ID": "rec7",
+    "High-level domain": "Physics",
+}
+
+LAYOUTS = [
+    ("plain", {"question": "2 + 2?", "answer": 4, "grader": "numeric"}, "2 + 2?", "4", "numeric"),
+    (
+        "gsm8k",
+        {"question": "How many?", "answer": "3 * 4 = <<3*4=12>>12\n#### 1,200"},
+        "How many?",
+        "1200",
+        "math",
+    ),
+    ("gsm8k", {"question": "How much?", "answer": "…\n#### -5"}, "How much?", "-5", "math"),
+    (
+        "math500",
+        {"problem": "Find $x$.", "solution": "…", "answer": "\\frac{1}{2}", "subject": "Algebra", "level": 3},
+        "Find $x$.",
+        "\\frac{1}{2}",
+        "math",
+    ),
+    (
+        "math500",
+        {
+            "problem": "Find $x$.",
+            "solution": "First \\boxed{1}, no: \\boxed{\\frac{3}{4}}.",
+            "type": "Algebra",
+        },
+        "Find $x$.",
+        "\\frac{3}{4}",
+        "math",
+    ),
+    (
+        "mmlu",
+        {"question": "Which?", "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 2},
+        "Which?\n\nA. a\nB. b\nC. c\nD. d",
+        "C",
+        "choice",
+    ),
+    (
+        "mmlu",
+        {"question": "Which?", "subject": "law", "choices": ["a", "b", "c", "d"], "answer": "B"},
+        "Which?\n\nA. a\nB. b\nC. c\nD. d",
+        "B",
+        "choice",
+    ),
+    (
+        "mmlu",
+        {
+            "question_id": 70,
+            "question": "Which?",
+            "options": list("pqrstuvwxy"),
+            "answer": "J",
+            "answer_index": 9,
+        },
+        "Which?\n\n" + "\n".join(f"{a}. {b}" for a, b in zip("ABCDEFGHIJ", "pqrstuvwxy", strict=True)),
+        "J",
+        "choice",
+    ),
+    (
+        "openbookqa",
+        {
+            "id": "8-1",
+            "question_stem": "Ice is",
+            "choices": {"text": ["hot", "cold"], "label": ["A", "B"]},
+            "answerKey": "B",
+        },
+        "Ice is\n\nA. hot\nB. cold",
+        "B",
+        "choice",
+    ),
+    (
+        "openbookqa",
+        {
+            "id": "8-2",
+            "question": {
+                "stem": "Ice is",
+                "choices": [{"text": "hot", "label": "A"}, {"text": "cold", "label": "B"}],
+            },
+            "answerKey": "A",
+        },
+        "Ice is\n\nA. hot\nB. cold",
+        "A",
+        "choice",
+    ),
+    (
+        "openbookqa",
+        {
+            "instruction": "Please choose the correct answer to the question: Ice is\n\nAnswer1: hot Answer2: very cold "
+            "Answer3: dry\n\nAnswer format: answer1/answer2/answer3",
+            "input": "",
+            "output": "the correct answer is answer2",
+            "answer": "answer2",
+        },
+        "Ice is\n\nA. hot\nB. very cold\nC. dry",
+        "B",
+        "choice",
+    ),
+    (
+        "arc",
+        {
+            "id": "M_1",
+            "question": "Rubbing hands makes",
+            "choices": {"text": ["heat", "ice", "air"], "label": ["1", "2", "3"]},
+            "answerKey": "3",
+        },
+        "Rubbing hands makes\n\nA. heat\nB. ice\nC. air",
+        "C",
+        "choice",
+    ),
+    ("aime", {"ID": "2024-I-1", "Problem": "Find $n$.", "Answer": "025"}, "Find $n$.", "25", "math"),
+    ("aime", {"problem": "Find $n$.", "answer": 204}, "Find $n$.", "204", "math"),
+    (
+        "humaneval",
+        {
+            "task_id": "HumanEval/0",
+            "prompt": "def f(x):\n",
+            "canonical_solution": "    return x\n",
+            "test": "def check(f): …",
+            "entry_point": "f",
+        },
+        "def f(x):\n",
+        "    return x\n",
+        "code",
+    ),
+    (
+        "mbpp",
+        {
+            "task_id": 11,
+            "text": "Write f.",
+            "code": "def f(): …",
+            "test_list": ["assert f() == 1"],
+            "test_setup_code": "",
+        },
+        "Write f.\n\nThe code must pass these tests:\n\nassert f() == 1",
+        "def f(): …",
+        "code",
+    ),
+]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("layout", "row", "question", "answer", "grader"), LAYOUTS)
+def test_public_layouts_are_understood(tmp_path, layout, row, question, answer, grader):
+    (problem,) = load_problems(write(tmp_path / "rows.jsonl", [row]), layout)
+    assert problem.question == question
+    assert problem.answer == answer
+    assert problem.grader == grader
+    assert problem.task == ("rows" if layout == "plain" else layout)
+
+
+@pytest.mark.parametrize(("layout", "row", "question", "answer", "grader"), LAYOUTS)
+def test_parquet_says_the_same_as_json_lines(tmp_path, layout, row, question, answer, grader):
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    assert (
+        load_problems(tmp_path / "rows.parquet", layout).problems
+        == load_problems(write(tmp_path / "rows.jsonl", [row]), layout).problems
+    )
+
+
+def test_every_named_layout_is_covered_here():
+    assert set(MAPPINGS) == {layout for layout, *_ in LAYOUTS} | {"gpqa"}
+
+
+def test_gpqa_shuffles_by_the_question_alone(tmp_path):
+    rows = [GPQA | {"Question": f"{GPQA['Question']} ({n})", "Record ID": f"rec{n}"} for n in range(60)]
+    problems = load_problems(write(tmp_path / "gpqa.jsonl", rows), "gpqa")
+    again = load_problems(write(tmp_path / "gpqa.jsonl", rows[::-1]), "gpqa")
+    assert {p.id: p for p in problems} == {p.id: p for p in again}
+    assert {p.answer for p in problems} == set("ABCD")
+    for problem in problems:
+        assert f"{problem.answer}. gluon" in problem.question
+        assert sorted(problem.meta["choices"]) == ["W boson", "gluon", "photon", "pion"]
+
+
+def test_columns_of_ones_own(tmp_path):
+    path = write(tmp_path / "own.jsonl", [{"frage": "2 + 2?", "antwort": "4", "nr": 9}])
+    (problem,) = load_problems(path, "question=frage,answer=antwort,grader=numeric,id=nr")
+    assert (problem.question, problem.answer, problem.grader, problem.id, problem.task) == (
+        "2 + 2?",
+        "4",
+        "numeric",
+        "9",
+        "own",
+    )
+    choices = write(tmp_path / "c.jsonl", [{"q": "Which?", "o": ["x", "y"], "a": "y"}])
+    (problem,) = load_problems(choices, ColumnMapping(question="q", answer="a", choices="o"))
+    assert problem.answer == "B"
+
+
+def test_a_file_may_be_packed_or_a_directory(tmp_path):
+    rows = [{"question": f"{n}?", "answer": "1", "grader": "exact", "id": f"p{n}"} for n in range(4)]
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(row) + "\n" for row in rows[2:])
+    write(tmp_path / "a.jsonl", rows[:2])
+    assert [p.id for p in load_problems(tmp_path, "plain")] == ["p0", "p1", "p2", "p3"]
+    assert [p.id for p in load_problems(tmp_path, "plain", limit=3)] == ["p0", "p1", "p2"]
+
+
+GOOD = json.dumps({"question": "1?", "answer": "#### 1"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"question": "2?", "answer"', "not valid JSON"),
+        ('["2?", "#### 2"]', "is not an object"),
+        ('{"question": "2?"}', "has no `answer`"),
+        ('{"question": null, "answer": "#### 2"}', "`question` is null"),
+        ('{"question": " ", "answer": "#### 2"}', "`question` is empty"),
+        ('{"question": ["2?"], "answer": "#### 2"}', "`question` must be a text, not list"),
+        ('{"question": "2?", "answer": "two"}', "does not end in `#### NUMBER`"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_line_and_key(tmp_path, bad, said):
+    path = tmp_path / "g.jsonl"
+    path.write_text(f"{GOOD}\n\n{bad}\n{GOOD}\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_problems(path, "gsm8k")
+    assert said in str(caught.value)
+    assert f"{path}:3" in str(caught.value)
+    skipped = load_problems(path, "gsm8k", skip_bad=True)
+    assert len(skipped) == 2
+    assert skipped.dropped == {"bad": 1}
+
+
+def test_bytes_that_are_no_text_are_a_bad_row(tmp_path):
+    path = tmp_path / "g.jsonl"
+    path.write_bytes(GOOD.encode() + b'\n{"question": "\xff", "answer": "#### 1"}\n')
+    with pytest.raises(DataError, match=r"layout `gsm8k`: not valid JSON"):
+        load_problems(path, "gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "said"),
+    [
+        ("mmlu", {"question": "?", "choices": ["a", "b"], "answer": 5}, "not one of the 2 choices"),
+        ("mmlu", {"question": "?", "choices": ["a"], "answer": 0}, "list of 2 to 26"),
+        ("mmlu", {"question": "?", "choices": "ab", "answer": 0}, "list of 2 to 26"),
+        (
+            "arc",
+            {"question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "E"},
+            "`answerKey`",
+        ),
+        ("arc", {"question": "?", "answerKey": "A"}, "`choices` with `text` and `label`"),
+        ("aime", {"problem": "?", "answer": "1234"}, "from 0 to 999"),
+        ("gpqa", {k: v for k, v in GPQA.items() if k != "Incorrect Answer 3"}, "has no `Incorrect Answer 3`"),
+        ("math500", {"problem": "?", "solution": "no box"}, "holds no \\boxed{}"),
+        ("mbpp", {"text": "?", "test_list": []}, "`test_list`"),
+        ("humaneval", {"prompt": "?", "test": "t"}, "`entry_point`"),
+        ("openbookqa", {"instruction": "Answer1: a", "answer": "answer1"}, "`instruction`"),
+    ],
+)
+def test_what_a_layout_needs_is_said(tmp_path, layout, row, said):
+    with pytest.raises(DataError) as caught:
+        load_problems(write(tmp_path / "rows.jsonl", [row]), layout)
+    assert said in str(caught.value)
+
+
+def test_the_same_id_twice_is_refused(tmp_path):
+    rows = [{"question": f"{n}?", "answer": "1", "grader": "exact", "id": "same"} for n in range(2)]
+    with pytest.raises(DataError, match="stands twice") as caught:
+        load_problems(write(tmp_path / "x.jsonl", rows), "plain")
+    assert "x.jsonl:1" in str(caught.value)
+    assert "x.jsonl:2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["missing.jsonl", "notes.txt", "empty.jsonl", "broken.parquet", "broken.jsonl.gz"]
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name):
+    if name != "missing.jsonl":
+        (tmp_path / name).write_text("" if name == "empty.jsonl" else "no problems\n", encoding="utf-8")
+    with pytest.raises(DataError, match=".") as caught:
+        load_problems(tmp_path / name, "gsm8k")
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [("gsm8", "did you mean `gsm8k`"), ("qestion=a", "did you mean `question=…`"), ("zzz", "known: plain")],
+)
+def test_an_unknown_mapping_names_the_nearest(tmp_path, mapping, said):
+    with pytest.raises(ConfigError) as caught:
+        load_problems(tmp_path / "x.jsonl", mapping)
+    assert said in str(caught.value)
+
+
+def test_the_prompted_variant_asks_for_work_and_changes_nothing_else(tmp_path):
+    row = {"question": "Which?", "choices": ["x", "y"], "answer": 1}
+    (problem,) = load_problems(write(tmp_path / "m.jsonl", [row]), "mmlu")
+    asked = prompted(problem)
+    assert asked.question.startswith(problem.question)
+    assert "letter" in asked.question
+    assert "\\boxed{" in asked.question
+    assert (asked.id, asked.answer, asked.grader) == (problem.id, problem.answer, problem.grader)
+    assert "\\boxed" not in problem.question
