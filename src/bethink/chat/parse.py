@@ -68,7 +68,7 @@ def count_blocks(text: str, think: ThinkFormat = DEFAULT_FORMAT) -> tuple[int, i
     return text.count(think.open), text.count(think.close)
 
 
-def compliant(text: str, mode: Mode, think: ThinkFormat = DEFAULT_FORMAT, *, opened: bool = False) -> bool:
+def compliant(text: str, mode: Mode, think: ThinkFormat = DEFAULT_FORMAT, opened: bool = False) -> bool:
     """Whether a completion does what the toggle said.
 
     on: exactly one block, closed, and an answer after it. off: no tags at all. opened: the prompt opened the block.

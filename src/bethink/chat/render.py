@@ -110,20 +110,6 @@ class Renderer:
         prompt_ids = self.tokenizer.encode(prompt_text[:cut]) + tail
         return Rendered(prompt_text, completion_text, prompt_ids, joint[len(tail) :])
 
-    def opens(self, prompt_text: str) -> bool:
-        """Whether a prompt ends inside a think block it opened."""
-        return split_prompt(prompt_text, self.think).opened
-
-    def completion_text(self, ids: Sequence[int]) -> str:
-        """The text of a sampled completion without the stop token that ended it: what `parse` takes.
-
-        Other special tokens stay, since in some tokenizers the think tags are special tokens.
-        """
-        ids = list(ids)
-        while ids and ids[-1] in self.tokenizer.stop_ids:
-            ids.pop()
-        return self.tokenizer.decode(ids)
-
     @property
     def end_of_turn(self) -> str:
         """The text that ends a completion."""
