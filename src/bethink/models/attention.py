@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from bethink.models.packed import packed
+
 NAME = "bethink"
 
 
@@ -57,7 +59,7 @@ def attention(
     if kv_cache is not None:
         return kv_cache.attend(module.layer_idx, query, key, value, scale, sliding_window), None  # type: ignore[arg-type]
     if segments is not None:
-        return packed(query, key, value, segments, scale, sliding_window), None
+        return packed(query, key, value, segments, scale, sliding_window, causal), None
     return causal(query, key, value, scale, sliding_window).transpose(1, 2), None
 
 
@@ -70,15 +72,6 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int 
     distance = position[:, None] - position[None, :]
     visible = (distance >= 0) & (distance < window)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scale, enable_gqa=True)
-
-
-def packed(
-    query: Tensor, key: Tensor, value: Tensor, segments: tuple[int, ...], scale: float, window: int | None
-) -> Tensor:
-    """Causal attention inside each segment of a flat row [1, heads, T, head size]; returns [1, T, heads, head size]."""
-    split = [tensor.split(segments, dim=2) for tensor in (query, key, value)]
-    outputs = [causal(q, k, v, scale, window) for q, k, v in zip(*split, strict=True)]
-    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def register() -> str:

@@ -136,7 +136,7 @@ def _step(method: Method[Batch], optimizer: MasterAdamW, config: LoopConfig, ste
     sums: Counter[str] = Counter()
     for batch in method.batches(step):
         loss, parts = method.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         sums.update(parts)
     rate = learning_rate(step, config.steps, config.lr, config.warmup, config.min_lr_ratio)
     norm = optimizer.step(rate)

@@ -58,7 +58,7 @@ class SamplePair:
         dialogue = LocalDialogue(engine, Renderer(self.tokenizer))
         message = {"role": "user", "content": self.question}
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
-        questions = [Question(mode.value, [message], mode, sampling) for mode in Mode]
+        questions = [Question(mode.value, (message,), mode, sampling) for mode in Mode]
         texts = {reply.id: reply.text for reply in dialogue.answer(questions)}
         quoted = "\n".join(f"> {line}" for line in self.question.splitlines())
         section = [f"## step {step}\n\n{quoted}\n"]

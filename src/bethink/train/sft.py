@@ -29,6 +29,7 @@ from bethink.models.load import load_model
 from bethink.models.locate import ModelFiles, locate
 from bethink.models.lora import ALL_LINEAR, LoRAConfig, add_lora, save_adapter
 from bethink.models.machine import best_device, best_dtype
+from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
 from bethink.train.forward import prove_head
 from bethink.train.loop import LoopConfig, train
@@ -162,8 +163,6 @@ def run_sft(config: SFTConfig) -> SFTResult:
             plot_loss(rows, config.output)
     with replaced_directory(product) as part:
         if config.full:
-            from bethink.models.save import export
-
             export(model, located.directory, part)
         else:
             save_adapter(model, config.lora, part, config.model)
@@ -224,7 +223,7 @@ def _stores(
     config: SFTConfig, files: Sequence[Path], tokenizer: ChatTokenizer, model: nn.Module
 ) -> tuple[TokenStore, TokenStore]:
     """The rows to train on and the held-out ones. Raises DataError when none is left, ModelError when one does not fit the model."""
-    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize  # type: ignore[union-attr]
+    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
     max_tokens = min(config.max_tokens or positions, positions)
     rows = count_rows(files)
     wanted = config.steps * config.batch_size if config.steps else math.ceil(min(config.epochs, 1.0) * rows)
