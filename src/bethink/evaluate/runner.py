@@ -27,7 +27,7 @@ from bethink.evaluate.plan import Item, Key, Plan, make_plan, question_of
 from bethink.evaluate.results import summarize
 from bethink.evaluate.samples import Row, append, kept_rows, key_of, make_row, rewrite
 from bethink.verify.grade import KNOWN_GRADERS, grade
-from bethink.verify.pool import Pool
+from bethink.verify.pool import WorkerPool
 from bethink.verify.verdict import Outcome
 
 _NOT_OF_THE_BYTES = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env"}
@@ -98,7 +98,7 @@ def _draw(
     with (
         open(samples, "a", encoding="utf-8") as file,
         Progress("evaluating", total, unit="completions", done=already) as progress,
-        Pool(workers) as pool,
+        WorkerPool(workers) as pool,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         desk = _Desk(file, progress, pool, graders)
@@ -140,7 +140,7 @@ def _ask(
 class _Desk:
     """Where replies are graded while others are drawn, and rows are written in the order they are finished."""
 
-    def __init__(self, file: IO[str], progress: Progress, pool: Pool, graders: ThreadPoolExecutor) -> None:
+    def __init__(self, file: IO[str], progress: Progress, pool: WorkerPool, graders: ThreadPoolExecutor) -> None:
         self.finished: dict[Key, Row] = {}
         self._file = file
         self._progress = progress

@@ -71,7 +71,10 @@ def mcnemar(broken: int, fixed: int) -> float:
     changed = broken + fixed
     if changed == 0:
         return 1.0
-    tail = sum(math.comb(changed, k) for k in range(min(broken, fixed) + 1))
+    tail = ways = 1
+    for k in range(min(broken, fixed)):
+        ways = ways * (changed - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / (1 << changed))
 
 
