@@ -19,6 +19,7 @@ from typing import IO, Any
 from bethink import __version__
 from bethink.chat.toggle import Mode
 from bethink.core.console import Progress, note, warn
+from bethink.core.errors import BethinkError
 from bethink.core.files import claim_output, read_json, sha256_file, write_json
 from bethink.engine.api import FinishReason
 from bethink.engine.dialogue import Dialogue, Question, Reply, open_dialogue
@@ -49,19 +50,19 @@ def run_eval(config: EvalConfig) -> EvalResult:
     Raises OutputError for an output that is in use, ConfigError or DataError for tasks, ModelError, TemplateError or EndpointError for
     whoever answers. What was finished by then, or at Ctrl-C, stays in samples.jsonl for `resume`.
     """
-    claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
     plan = make_plan(config, sorted(KNOWN_GRADERS))
+    claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
     for task, dropped in plan.dropped.items():
         if counts := {reason: count for reason, count in dropped.items() if count}:
             note(f"{task}: left out " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
     samples = config.output / "samples.jsonl"
     done = kept_rows(samples, plan.items) if config.resume else {}
-    rewrite(samples, done.values())
     missing = [item for item in plan.items if item.key not in done]
     name = config.name or config.endpoint_model or config.model_spec or config.endpoint or ""
     if missing:
         dialogue = _open(config)
         name = config.name or dialogue.name
+        rewrite(samples, done.values())
         done |= _draw(config, dialogue, missing, samples, already=len(done))
         rewrite(samples, (done[item.key] for item in plan.items))
     results = config.output / "results.json"
@@ -79,14 +80,20 @@ def _fingerprint(config: EvalConfig) -> dict[str, Any]:
 
 
 def _open(config: EvalConfig) -> Dialogue:
-    if config.endpoint is not None:
+    """Whoever answers. Where there is nobody, the output is free again: nothing has been done in it."""
+    try:
         return open_dialogue(
-            config.endpoint_model,
+            config.endpoint_model if config.endpoint else config.model_spec,
             config.endpoint,
+            slots=config.slots,
             api_key_env=config.api_key_env,
             concurrency=config.concurrency,
         )
-    return open_dialogue(config.model_spec, slots=config.slots)
+    except BethinkError:
+        stamp = config.output / ".fingerprint.json"
+        if list(config.output.iterdir()) == [stamp]:
+            stamp.unlink()
+        raise
 
 
 def _draw(
@@ -140,7 +147,9 @@ def _ask(
 class _Desk:
     """Where replies are graded while others are drawn, and rows are written in the order they are finished."""
 
-    def __init__(self, file: IO[str], progress: Progress, pool: WorkerPool, graders: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, file: IO[str], progress: Progress, pool: WorkerPool, graders: ThreadPoolExecutor
+    ) -> None:
         self.finished: dict[Key, Row] = {}
         self._file = file
         self._progress = progress
