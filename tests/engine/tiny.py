@@ -41,6 +41,11 @@ def run(engine: NativeEngine, requests: list[Request]) -> dict[str, Completion]:
     return {completion.id: completion for completion in completions}
 
 
+def tokens_of(completions: dict[str, Completion]) -> dict[str, tuple[int, ...]]:
+    """The token ids alone: logprobs of one token may differ by rounding between batches."""
+    return {id_: completion.token_ids for id_, completion in completions.items()}
+
+
 @torch.no_grad()
 def logits_of(model: Any, token_ids: tuple[int, ...]) -> torch.Tensor:
     """Plain full forward: logits [T, V]."""
