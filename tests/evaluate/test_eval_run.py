@@ -233,7 +233,7 @@ def test_problems_weigh_the_same_whatever_their_samples():
 )
 def test_options_that_contradict_are_refused(more, said):
     with pytest.raises(ValueError, match=said):
-        EvalConfig(**options("m", "out", **more))
+        EvalConfig(**{**options("m", "out"), **more})
 
 
 def test_modes_and_tasks_are_read_as_people_write_them():

@@ -14,6 +14,7 @@ from bethink.engine.dialogue import Question, Sampling
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_questions
 from bethink.tasks.problem import Problem, ProblemSet
+from bethink.tasks.procedural import generators
 from bethink.tasks.prompted import prompted
 from bethink.tasks.sources import load_tasks
 
@@ -97,11 +98,11 @@ def _named(sets: Sequence[ProblemSet], specs: Sequence[str]) -> list[ProblemSet]
 
 def _check_graders(problems: ProblemSet, known: Sequence[str]) -> None:
     for problem in problems:
-        if problem.grader not in known:
+        if problem.grader not in known and problem.grader not in generators():
             raise ConfigError(
                 f"there is no grader `{problem.grader}`, which `{problems.name}` needs",
                 where=f"problem {problem.id}",
-                fix=f"graders: {', '.join(sorted(known))}",
+                fix=f"graders: {', '.join(sorted(known))}, or the name of a procedural generator",
             )
 
 
