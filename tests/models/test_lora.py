@@ -269,6 +269,7 @@ def test_we_load_pefts_adapter_and_compute_the_same(
     assert torch.equal(logits(again), logits(ours))
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

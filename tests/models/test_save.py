@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -16,6 +18,7 @@ from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers
 from bethink.models.save import export
+from bethink.models.weights import as_os_error, scratch_beside
 
 IDS = torch.arange(20).reshape(1, 20) + 3
 
@@ -91,3 +94,18 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_written(
     with pytest.raises(OutputError, match="disk is full"):
         export(adapted, tiny_model_dir, tmp_path / "broken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
+
+
+def test_a_refusal_of_the_disk_reaches_the_user_as_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), as_os_error():
+        save_file({"x": torch.zeros(2)}, tmp_path / "missing" / "x.safetensors")
+
+
+def test_scratch_is_removed_even_when_an_earlier_run_was_killed(tmp_path: Path) -> None:
+    abandoned, recent = tmp_path / ".out.1.making", tmp_path / ".out.2.making"
+    abandoned.mkdir()
+    recent.mkdir()
+    os.utime(abandoned, (0, 0))
+    with scratch_beside(tmp_path / "out") as scratch:
+        (scratch / "x").write_text("x")
+    assert list(tmp_path.iterdir()) == [recent]

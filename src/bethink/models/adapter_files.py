@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bethink.core.errors import DataError, ModelError
 from bethink.core.files import atomic_path, read_json, write_json
+from bethink.models.weights import as_os_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ def write_adapter(
         for name, pair in pairs.items()
         for side, tensor in zip("AB", pair, strict=True)
     }
-    with atomic_path(directory / WEIGHTS) as temporary:
+    with atomic_path(directory / WEIGHTS) as temporary, as_os_error():
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_json(directory / CONFIG, settings)
 

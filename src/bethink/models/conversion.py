@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from bethink.core.console import note
-from bethink.core.errors import ModelError
+from bethink.core.errors import ModelError, OutputError
 from bethink.core.files import cache_dir, explain_os_errors, sha256_file, write_json
+from bethink.models.weights import make_readable, scratch_beside
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -44,20 +45,28 @@ def build_directory(gguf: Path, directory: Path, *, source: Mapping[str, str]) -
     Raises ModelError when the file cannot be converted or the disk has too little room, OutputError when it cannot be written.
     """
     from bethink.models.gguf_file import convert, read_gguf
-    from bethink.models.weights import make_readable
 
     opened = read_gguf(gguf)
-    with explain_os_errors(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(opened.unpacked_bytes, directory.parent)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
-            built = Path(scratch) / "model"
-            built.mkdir()
-            convert(opened, built)
-            make_readable(built)
-            write_json(built / MANIFEST, {"format": _FORMAT, **source})
-            _move_into_place(built, directory)
+    with cache_scratch(directory) as scratch:
+        _check_space(opened.unpacked_bytes, scratch)
+        built = scratch / "model"
+        built.mkdir()
+        convert(opened, built)
+        make_readable(built)
+        write_json(built / MANIFEST, {"format": _FORMAT, **source})
+        _move_into_place(built, directory)
     return directory
+
+
+@contextmanager
+def cache_scratch(directory: Path) -> Iterator[Path]:
+    """A temporary directory beside `directory`, which is in the cache. Raises OutputError that tells how to move the cache."""
+    try:
+        with explain_os_errors(directory), scratch_beside(directory) as scratch:
+            yield scratch
+    except OutputError as error:
+        fix = "free some space there, or set BETHINK_CACHE to another directory"
+        raise OutputError(error.what, where=error.where, fix=fix) from error
 
 
 def _check_space(needed: int, folder: Path) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from bethink.core.errors import ModelError
 from bethink.core.files import write_json
 from bethink.models.gguf_tokenizer import special_ids, write_tokenizer
-from bethink.models.weights import INDEX, SINGLE
+from bethink.models.weights import INDEX, SINGLE, as_os_error
 
 _ARCHITECTURES = {
     "llama": ("llama", "LlamaForCausalLM"),
@@ -197,7 +197,8 @@ def _write_weights(gguf: GGUF, directory: Path) -> None:
     used = 0
 
     def flush() -> None:
-        save_file(shards[-1], directory / f"shard-{len(shards)}", metadata={"format": "pt"})
+        with as_os_error():
+            save_file(shards[-1], directory / f"shard-{len(shards)}", metadata={"format": "pt"})
 
     for name, tensor in _tensors(gguf):
         size = tensor.nbytes
@@ -286,5 +287,6 @@ def _convert_with_transformers(gguf: GGUF, directory: Path) -> None:
         ) from error
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(directory)
+    with as_os_error():
+        model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

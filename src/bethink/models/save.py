@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bethink.core.errors import OutputError
-from bethink.core.files import explain_os_errors
+from bethink.core.errors import ConfigError, OutputError
+from bethink.core.files import explain_os_errors, read_json, write_json
 from bethink.models.lora_layer import lora_layers
-from bethink.models.weights import make_readable
+from bethink.models.weights import as_os_error, make_readable, scratch_beside
 
 # What makes a directory's tokenizer: copied as it is, so that training and serving split text alike.
 TOKENIZER_FILES = (
@@ -28,6 +27,17 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+
+_FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def weight_format(name: str) -> torch.dtype:
+    """The torch dtype called `name`. Raises ConfigError for any but bfloat16, float16 and float32."""
+    if name not in _FORMATS:
+        raise ConfigError(
+            f"weights cannot be written as `{name}`", where="--dtype", fix=f"choose {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[name]
 
 
 def export(
@@ -43,8 +53,8 @@ def export(
     dtype = dtype or next(model.parameters()).dtype
     with explain_os_errors(out_dir):
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as scratch:
-            built = Path(scratch) / "model"
+        with scratch_beside(out_dir) as scratch:
+            built = scratch / "model"
             _save(model, dtype, built)
             copy_tokenizer(tokenizer_dir, built)
             make_readable(built)
@@ -58,7 +68,8 @@ def merged_state(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor
     """The model's tensors under the names they would have had without adapters, adapters merged, floats in `dtype`."""
     layers = lora_layers(model)
     state: dict[str, Tensor] = {}
-    made: dict[int, Tensor] = {}  # by the address of the model's own tensor: tied weights stay one and are stored once
+    # By the address of the model's own tensor: tied weights stay one tensor and are stored once.
+    made: dict[int, Tensor] = {}
     for name, tensor in model.state_dict().items():
         owner, _, leaf = name.rpartition(".")
         if owner in layers:
@@ -73,12 +84,14 @@ def merged_state(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor
 
 
 def _save(model: PreTrainedModel, dtype: torch.dtype, directory: Path) -> None:
-    before = model.config.dtype, model.config.use_cache
-    model.config.dtype, model.config.use_cache = dtype, True
-    try:
+    before = model.config.dtype  # which save_pretrained turns into a string
+    with as_os_error():
         model.save_pretrained(directory, state_dict=merged_state(model, dtype))
-    finally:
-        model.config.dtype, model.config.use_cache = before
+    model.config.dtype = before
+    path = (
+        directory / "config.json"
+    )  # in which save_pretrained describes the model in memory, not the tensors it was given
+    write_json(path, read_json(path) | {"dtype": str(dtype).removeprefix("torch."), "use_cache": True})
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:

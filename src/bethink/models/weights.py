@@ -1,15 +1,24 @@
-"""What safetensors files say of themselves: tensor names, sizes, and whether a file is whole. Reads headers only, imports no torch."""
+"""Model directories on disk: what their safetensors files say of themselves, and how new ones come to be whole or absent.
+
+Reads headers only: tensor names, sizes, whether a file is complete. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
+import shutil
 import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bethink.core.errors import DataError, ModelError
-from bethink.core.files import read_json
+from bethink.core.files import explain_os_errors, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -72,6 +81,38 @@ def read_header(path: Path) -> dict[str, tuple[int, int]]:
 def tensor_sizes(directory: Path) -> dict[str, tuple[int, int]]:
     """Tensor name -> (elements, bytes) over all of a model's weight files. Raises ModelError as `read_header` does."""
     return {name: size for path in weight_files(directory) for name, size in read_header(path).items()}
+
+
+@contextmanager
+def as_os_error() -> Iterator[None]:
+    """Turn the safetensors writer's own error into the OSError it wraps, which says whether the disk is full."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            code = int(number.group(1))
+            raise OSError(code, os.strerror(code)) from error
+        raise
+
+
+@contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """A temporary directory beside `target`, gone afterwards; also removes those that killed runs left more than a day ago.
+
+    Raises OutputError when nothing can be written there.
+    """
+    with explain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for old in target.parent.glob(f".{target.name}.*.making"):
+            if time.time() - old.stat().st_mtime > 86400:
+                shutil.rmtree(old, ignore_errors=True)
+        made = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".making", dir=target.parent)
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def make_readable(directory: Path) -> None:
