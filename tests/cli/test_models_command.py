@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from bethink.cli.models import models
-from bethink.core.errors import BethinkError, ConfigError
+from bethink.core.errors import BethinkError, OutputError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
@@ -45,7 +45,7 @@ def test_an_adapter_is_merged_and_exported(tiny_model_dir: Path, tmp_path: Path)
     [
         (["pull", "smollm"], BethinkError),
         (["export", "/nowhere", "--output", "x"], BethinkError),
-        (["export", "/nowhere", "--output", "x", "--dtype", "int8"], ConfigError),
+        (["export", "/nowhere", "--output", "/"], OutputError),
     ],
 )
 def test_mistakes_are_told_as_errors_of_ours(arguments: list[str], error: type[Exception]) -> None:

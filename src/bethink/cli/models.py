@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 models = typer.Typer(no_args_is_help=True)
+
+
+class Format(StrEnum):
+    """Number formats weights can be written in, by torch's names."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
 
 
 @models.command("list")
@@ -39,18 +48,19 @@ def export_model(
         str, typer.Argument(help="A directory, GGUF file, hub id or built-in name, or MODEL+ADAPTER_DIR.")
     ],
     output: Annotated[Path, typer.Option(help="The directory to write; it must not exist or be empty.")],
-    dtype: Annotated[
-        str, typer.Option(help="Format of the weights: bfloat16, float16 or float32.")
-    ] = "bfloat16",
+    dtype: Annotated[Format, typer.Option(help="Format of the weights.")] = Format.BFLOAT16,
 ) -> None:
     """Write a model as a plain Hugging Face directory, its adapter merged into the weights."""
     from bethink.core.console import out
     from bethink.models.locate import locate
-    from bethink.models.save import export, weight_format
+    from bethink.models.weights import require_new
 
-    form = weight_format(dtype)
+    require_new(output)
     files = locate(model)
-    from bethink.models.load import load_model
+    import torch
 
-    loaded = load_model(files, dtype=form, device="cpu")
+    from bethink.models.load import load_model
+    from bethink.models.save import export
+
+    loaded = load_model(files, dtype=getattr(torch, dtype.value), device="cpu")
     out.print(f"{model}: {export(loaded, files.directory, output)}", highlight=False, soft_wrap=True)

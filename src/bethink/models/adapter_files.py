@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bethink.core.errors import DataError, ModelError
 from bethink.core.files import atomic_path, read_json, write_json
-from bethink.models.weights import as_os_error
+from bethink.models.weights import as_os_error, make_readable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,7 @@ def write_adapter(
     }
     with atomic_path(directory / WEIGHTS) as temporary, as_os_error():
         save_file(tensors, temporary, metadata={"format": "pt"})
+        make_readable(temporary)
     write_json(directory / CONFIG, settings)
 
 

@@ -52,7 +52,7 @@ def build_directory(gguf: Path, directory: Path, *, source: Mapping[str, str]) -
         built = scratch / "model"
         built.mkdir()
         convert(opened, built)
-        make_readable(built)
+        make_readable(*built.iterdir())
         write_json(built / MANIFEST, {"format": _FORMAT, **source})
         _move_into_place(built, directory)
     return directory

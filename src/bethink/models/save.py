@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bethink.core.errors import ConfigError, OutputError
 from bethink.core.files import explain_os_errors, read_json, write_json
 from bethink.models.lora_layer import lora_layers
-from bethink.models.weights import as_os_error, make_readable, scratch_beside
+from bethink.models.weights import as_os_error, make_readable, require_new, scratch_beside
 
 # What makes a directory's tokenizer: copied as it is, so that training and serving split text alike.
 TOKENIZER_FILES = (
@@ -28,17 +27,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 
-_FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-def weight_format(name: str) -> torch.dtype:
-    """The torch dtype called `name`. Raises ConfigError for any but bfloat16, float16 and float32."""
-    if name not in _FORMATS:
-        raise ConfigError(
-            f"weights cannot be written as `{name}`", where="--dtype", fix=f"choose {', '.join(_FORMATS)}"
-        )
-    return _FORMATS[name]
-
 
 def export(
     model: PreTrainedModel, tokenizer_dir: Path, out_dir: Path, *, dtype: torch.dtype | None = None
@@ -48,8 +36,7 @@ def export(
     dtype: the format of the weights; None keeps the model's. The model itself is left as it is. Raises OutputError when `out_dir`
     holds something already or cannot be written.
     """
-    if out_dir.is_file() or (out_dir.is_dir() and any(out_dir.iterdir())):
-        raise OutputError("the output exists already", where=str(out_dir), fix="choose another --output")
+    require_new(out_dir)
     dtype = dtype or next(model.parameters()).dtype
     with explain_os_errors(out_dir):
         out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +44,7 @@ def export(
             built = scratch / "model"
             _save(model, dtype, built)
             copy_tokenizer(tokenizer_dir, built)
-            make_readable(built)
+            make_readable(*built.iterdir())
             if out_dir.is_dir():
                 out_dir.rmdir()
             os.rename(built, out_dir)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bethink.core.errors import DataError, ModelError
+from bethink.core.errors import DataError, ModelError, OutputError
 from bethink.core.files import explain_os_errors, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -115,9 +115,15 @@ def scratch_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def make_readable(directory: Path) -> None:
-    """Give the files in `directory` the permissions new files have; the safetensors writer makes its own private."""
+def require_new(directory: Path) -> None:
+    """Raise OutputError when `directory` holds something already, or is a file."""
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise OutputError("the output exists already", where=str(directory), fix="choose another --output")
+
+
+def make_readable(*paths: Path) -> None:
+    """Give files the permissions new files have; the safetensors writer makes its own private."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in directory.iterdir():
+    for path in paths:
         path.chmod(0o666 & ~mask)
