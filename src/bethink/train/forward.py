@@ -38,7 +38,10 @@ def forward(model: nn.Module, batch: PackedBatch, token_loss: TokenLoss) -> Forw
     hidden_ND = hidden_states(model, batch)[batch.target_index_N - 1]
     head = model.get_output_embeddings()  # type: ignore[operator]
     target_N = batch.token_ids_T[batch.target_index_N]
-    loss, logprob_N = _HeadLoss.apply(hidden_ND, head.weight, head.bias, target_N, token_loss)  # type: ignore[no-untyped-call]
+    weight_VD, bias_V = head.weight, head.bias
+    if not torch.is_grad_enabled():  # a trained head would otherwise ask for its gradient in evaluation too
+        weight_VD, bias_V = weight_VD.detach(), bias_V.detach() if bias_V is not None else None
+    loss, logprob_N = _HeadLoss.apply(hidden_ND, weight_VD, bias_V, target_N, token_loss)  # type: ignore[no-untyped-call]
     return Forward(loss, logprob_N)
 
 

@@ -28,7 +28,7 @@ PROOF_ROWS = 100
 
 @dataclass(slots=True)
 class Preflight:
-    """What was found; written to preflight.json. Shares are of the rows read, memory is in GB."""
+    """What was found; written to preflight.json. Shares are of the rows read, memory is in bytes."""
 
     rows_read: int
     rows: int
@@ -47,8 +47,8 @@ class Preflight:
     samples: int
     planned_tokens: int
     trained_parameters: int
-    memory_needed_gb: float
-    memory_free_gb: float
+    memory_needed: int
+    memory_free: int
     gradient_checkpointing: bool
     expected_hours: float | None = None
     overridden: list[str] = field(default_factory=list)
@@ -98,8 +98,8 @@ def survey(
         samples=schedule.samples,
         planned_tokens=round(tokens / len(store) * schedule.samples),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        memory_needed_gb=round(memory_needed(model, capacity, gradient_checkpointing=recompute) / 1e9, 2),
-        memory_free_gb=round(free / 1e9, 2),
+        memory_needed=memory_needed(model, capacity, gradient_checkpointing=recompute),
+        memory_free=free,
         gradient_checkpointing=recompute,
     )
 
@@ -196,10 +196,10 @@ def check(found: Preflight, allowed: Thresholds, census: Census) -> None:
             where=", ".join(census.too_long_examples),
             fix="raise --max-tokens if the model allows; --allow-dropped SHARE accepts the loss",
         )
-    if found.memory_needed_gb > found.memory_free_gb:
+    if found.memory_needed > found.memory_free:
         if not allowed.memory:
             raise PreflightError(
-                f"training needs about {found.memory_needed_gb:.1f} GB and {found.memory_free_gb:.1f} GB are free",
+                f"training needs about {found.memory_needed / 1e9:.1f} GB and {found.memory_free / 1e9:.1f} GB are free",
                 fix="lower --tokens-per-microbatch or --max-tokens, use LoRA instead of --full, or try all the same with --allow-memory",
             )
         found.overridden.append("memory")
@@ -218,7 +218,7 @@ def _table(found: Preflight) -> Table:
         "template proof": f"{found.proof_rows - len(found.proof_failures)} of {found.proof_rows} rows pass",
         "plan": f"{found.steps:,} steps, {found.samples:,} samples, about {found.planned_tokens:,} tokens",
         "trained parameters": f"{found.trained_parameters:,}",
-        "memory": f"about {found.memory_needed_gb:.1f} GB needed, {found.memory_free_gb:.1f} GB free"
+        "memory": f"about {found.memory_needed / 1e9:.1f} GB needed, {found.memory_free / 1e9:.1f} GB free"
         + (" (layers recomputed in the backward pass)" if found.gradient_checkpointing else ""),
     }
     for name, value in rows.items():
