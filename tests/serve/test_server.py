@@ -1,0 +1,248 @@
+"""The server answers the real `openai` client, over HTTP, with a tiny real model behind it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from bethink.chat.toggle import Mode, ThinkFormat
+from bethink.engine.dialogue import Dialogue, LocalDialogue, open_dialogue
+from bethink.serve.app import create_app
+from bethink.serve.service import ServeOptions
+
+# A random model's eight likeliest tokens do not include the end of turn: its text goes on to the limit.
+ENDLESS: Any = {"temperature": 1.0, "seed": 0, "extra_body": {"top_k": 8}}
+ASK: Any = [{"role": "user", "content": "What is 17 plus 25?"}]
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    client: openai.OpenAI
+    dialogue: Dialogue
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model_dir: Path) -> Iterator[Served]:
+    # A random model does not think by itself: the prompt opens the block, the budget closes it.
+    think = ThinkFormat(prefilled=True)
+    dialogue = open_dialogue(str(tiny_model_dir), slots=8, dtype="float32", device="cpu", think=think)
+    app = create_app(dialogue, ServeOptions(name="tiny", mode=Mode.OFF, max_tokens=24, slots=8))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield Served(url, client, dialogue)
+    server.should_exit = True
+    thread.join(10)
+
+
+def running(served: Served) -> int:
+    """Rows the engine still works on."""
+    assert isinstance(served.dialogue, LocalDialogue)
+    return served.dialogue.engine._batch.active  # type: ignore[attr-defined]
+
+
+def test_health_and_models(served: Served) -> None:
+    assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
+    assert [model.id for model in served.client.models.list()] == ["tiny"]
+    assert served.client.models.retrieve("tiny").owned_by == "bethink"
+
+
+def test_an_answer_is_the_same_streamed_or_whole(served: Served) -> None:
+    options: Any = {"model": "tiny", "messages": ASK, "max_tokens": 20, **ENDLESS}
+    whole = served.client.chat.completions.create(**options)
+    stream = served.client.chat.completions.create(
+        **options, stream=True, stream_options={"include_usage": True}
+    )
+    text, finish, usage = "", None, None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            finish = choice.finish_reason or finish
+    assert text == whole.choices[0].message.content
+    assert finish == whole.choices[0].finish_reason == "length"
+    assert usage == whole.usage
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 20
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + 20
+
+
+def test_choices_differ_and_keep_their_index(served: Served) -> None:
+    options: Any = {"model": "tiny", "messages": ASK, "n": 3, "max_tokens": 12, **ENDLESS}
+    whole = served.client.chat.completions.create(**options)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    texts = [choice.message.content for choice in whole.choices]
+    assert len(set(texts)) == 3
+    streamed = ["", "", ""]
+    for chunk in served.client.chat.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+
+def test_thinking_comes_apart_from_the_answer(served: Served) -> None:
+    options: Any = {
+        "model": "tiny",
+        "messages": ASK,
+        "max_tokens": 40,
+        "temperature": 1.0,
+        "seed": 3,
+        "reasoning_effort": "high",
+        "extra_body": {"max_thinking_tokens": 8},
+    }
+    whole = served.client.chat.completions.create(**options)
+    message: Any = whole.choices[0].message
+    reasoning = content = ""
+    for chunk in served.client.chat.completions.create(**options, stream=True):
+        delta: Any = chunk.choices[0].delta
+        assert getattr(delta, "reasoning", None) == getattr(delta, "reasoning_content", None)
+        reasoning += getattr(delta, "reasoning", None) or ""
+        content += delta.content or ""
+    assert message.reasoning == message.reasoning_content == reasoning != ""
+    assert message.content == content != ""
+    assert "<think>" not in reasoning + content
+    assert "</think>" not in reasoning + content
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens_details is not None
+    assert 8 <= (whole.usage.completion_tokens_details.reasoning_tokens or 0) < 40
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}},
+        {"reasoning_effort": "high"},
+        {"messages": [{"role": "system", "content": "detailed thinking on"}, *ASK]},
+        {"messages": [{"role": "user", "content": ASK[0]["content"] + " /think"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": ASK[0]["content"] + " /think"}]}
+            ]
+        },
+    ],
+)
+def test_every_way_to_ask_for_thinking_means_the_same(served: Served, said: dict[str, Any]) -> None:
+    options: Any = {"model": "tiny", "messages": ASK, "max_tokens": 8, "temperature": 0}
+
+    def tokens(**more: Any) -> int:
+        reply = served.client.chat.completions.create(**{**options, **more})
+        assert reply.usage is not None
+        return reply.usage.prompt_tokens
+
+    explicit = [{"role": "system", "content": "detailed thinking off"}, *ASK]
+    assert tokens() == tokens(messages=explicit) != tokens(**said)
+    assert tokens(**said) == tokens(reasoning_effort="low")
+
+
+def test_a_stop_string_ends_the_text_before_it(served: Served) -> None:
+    options: Any = {"model": "tiny", "messages": ASK, "max_tokens": 24, **ENDLESS}
+    plain = served.client.chat.completions.create(**options).choices[0].message.content
+    stop = plain[len(plain) // 2]
+    stopped = served.client.chat.completions.create(**options, stop=[stop]).choices[0]
+    assert stopped.message.content == plain[: plain.index(stop)]
+    assert stopped.finish_reason == "stop"
+
+
+def test_requests_at_once_answer_as_they_would_alone(served: Served) -> None:
+    def ask(seed: int) -> str | None:
+        reply = served.client.chat.completions.create(
+            model="tiny", messages=ASK, temperature=1.0, seed=seed, max_tokens=16
+        )
+        return reply.choices[0].message.content
+
+    alone = [ask(seed) for seed in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, range(12))) == alone
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param"),
+    [
+        ({"model": "other"}, 404, "model"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": None}, 400, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, 400, "messages.0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            400,
+            "messages.0.content.0.type",
+        ),
+        ({"temperature": 3}, 400, "temperature"),
+        ({"temperature": "hot"}, 400, "temperature"),
+        ({"top_p": 0}, 400, "top_p"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"n": 0}, 400, "n"),
+        ({"stop": [""]}, 400, "stop"),
+        ({"logprobs": True}, 400, None),
+        ({"tools": [{"type": "function"}]}, 400, None),
+        ({"tempersture": 1}, 400, "tempersture"),
+        ({"reasoning_effort": "wild"}, 400, None),
+        ({"chat_template_kwargs": {"enable_thinking": "yes"}}, 400, None),
+        ({"messages": [{"role": "user", "content": "word " * 3000}]}, 400, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_request_is_refused_in_openais_shape(
+    served: Served, change: dict[str, Any], status: int, param: str | None, stream: bool
+) -> None:
+    body = {"model": "tiny", "messages": ASK, "stream": stream, **change}
+    reply = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=30)
+    error = reply.json()["error"]
+    assert reply.status_code == status, error
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+
+
+def test_a_missing_field_broken_json_and_unknown_paths_are_errors_of_the_same_shape(served: Served) -> None:
+    url = f"{served.url}/v1/chat/completions"
+    assert httpx.post(url, json={"model": "tiny"}).json()["error"]["param"] == "messages"
+    assert httpx.post(url, json=[1]).status_code == 400
+    assert httpx.post(url, content=b"{").json()["error"]["type"] == "invalid_request_error"
+    assert httpx.post(url, content=b"\xff\xfe").status_code == 400
+    assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["message"].startswith("Not Found")
+    assert httpx.get(url).status_code == 405
+    with pytest.raises(openai.NotFoundError):
+        served.client.models.retrieve("other")
+
+
+def test_fields_that_ask_for_nothing_are_taken(served: Served) -> None:
+    reply = served.client.chat.completions.create(
+        model="tiny", messages=ASK, max_completion_tokens=4, user="me", logprobs=False, presence_penalty=0
+    )
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 4
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_the_engine(served: Served, stream: bool) -> None:
+    body = {"model": "tiny", "messages": ASK, "stream": stream, "max_tokens": 1900, "temperature": 1, "top_k": 8}
+    url = f"{served.url}/v1/chat/completions"
+    if stream:
+        with httpx.stream("POST", url, json=body, timeout=30) as reply:
+            next(reply.iter_lines())
+            assert running(served) == 1
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json=body, timeout=0.3)
+    deadline = time.monotonic() + 10
+    while running(served) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running(served) == 0
+    served.client.chat.completions.create(model="tiny", messages=ASK, max_tokens=3)
