@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bethink.engine.api import SamplingParams
-from bethink.engine.sampler import Rules, draw, uniforms
+from bethink.engine.sampler import Rules, draw, rules_of, uniforms
 
 CPU = torch.device("cpu")
 
 
-def rules(*params: SamplingParams) -> Rules:
-    return Rules.of(params, CPU)
+def rules(*params: SamplingParams, vocabulary: int = 49_152) -> tuple[Rules, ...]:
+    """As for a large vocabulary, so that few rows are worked on at a time."""
+    return rules_of(params, vocabulary, CPU)
 
 
 def even_uniforms(count: int) -> torch.Tensor:
@@ -54,7 +55,9 @@ def test_draws_follow_the_textbook_distribution(
     params = SamplingParams(1, temperature, top_p, top_k, min_p)
     expected_V = distribution(logits_V, params)
     count = 1000
-    token_B, _ = draw(logits_V.expand(count, -1).clone(), rules(*[params] * count), even_uniforms(count))
+    token_B, _ = draw(
+        logits_V.expand(count, -1).clone(), rules(*[params] * count, vocabulary=10), even_uniforms(count)
+    )
     share_V = torch.bincount(token_B, minlength=vocabulary).double() / count
     # Evenly spread uniforms hit every token as often as its probability says, to within one draw at each end.
     assert (share_V - expected_V).abs().max() <= 2.01 / count
@@ -67,7 +70,9 @@ def test_seeded_draws_pass_a_chi_square_test() -> None:
     seeds = [random.SystemRandom().randrange(2**63) for _ in range(count)]
     for params in (SamplingParams(1, 0.8), SamplingParams(1, 0.8, top_p=0.9)):
         uniform_B = torch.from_numpy(uniforms(seeds, [0] * count))
-        token_B, _ = draw(logits_V.expand(count, -1).clone(), rules(*[params] * count), uniform_B)
+        token_B, _ = draw(
+            logits_V.expand(count, -1).clone(), rules(*[params] * count, vocabulary=10), uniform_B
+        )
         expected = distribution(logits_V, params) * count
         seen = torch.bincount(token_B, minlength=7).double()
         possible = expected > 0
@@ -116,10 +121,12 @@ def test_rows_of_all_kinds_in_one_batch_draw_as_they_do_alone() -> None:
     assert torch.allclose(logprob_B, expected, atol=1e-5)
 
 
-def test_greedy_is_the_argmax_and_needs_no_uniform() -> None:
-    logits_BV = torch.randn(8, 1000)
-    token_B, _ = draw(logits_BV.clone(), rules(*[SamplingParams(1)] * 8), None)
-    assert torch.equal(token_B, logits_BV.argmax(-1))
+def test_greedy_is_the_first_argmax() -> None:
+    for vocabulary in (1000, 1024):
+        logits_BV = torch.randn(8, vocabulary).round(decimals=1)
+        token_B, _ = draw(logits_BV, rules(*[SamplingParams(1)] * 8), even_uniforms(8))
+        first_B = (logits_BV == logits_BV.amax(-1, keepdim=True)).int().argmax(-1)
+        assert torch.equal(token_B, first_B)
 
 
 def test_a_forced_token_is_taken_with_its_own_logprob() -> None:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from bethink.engine.api import SamplingParams
+from bethink.engine.kv_cache import STEP
 from bethink.engine.runner import Job, Runner
-from bethink.engine.sampler import Rules, draw, uniforms
+from bethink.engine.sampler import Rules, draw, rules_of, uniforms
 from bethink.engine.scheduler import Admission, PromptIds, Row, Scheduler
 
-_FIRST_CAPACITY = 256
 _IDLE = SamplingParams(max_tokens=1)
 
 Drawn = tuple[Row, int]
@@ -33,7 +33,7 @@ class Batch:
         self._scheduler = Scheduler(slots, max_cache_tokens)
         self._max_cache_tokens = max_cache_tokens
         self._logits: dict[PromptIds, Tensor] = {}
-        self._rules: Rules | None = None
+        self._rules: tuple[Rules, ...] | None = None
 
     @property
     def active(self) -> int:
@@ -98,7 +98,7 @@ class Batch:
             logits += [self._logits[admission.prompt_ids]] * len(admission.rows)
             if not self._scheduler.awaited(admission.prompt_ids):
                 del self._logits[admission.prompt_ids]
-        rules = Rules.of([row.request.sampling for _, row in rows], self._runner.device)
+        rules = self._rules_of([row.request.sampling for _, row in rows])
         return self._draw(rows, range(len(rows)), torch.stack(logits), rules)
 
     def _prefill(self, admissions: list[Admission]) -> None:
@@ -126,20 +126,23 @@ class Batch:
         positions = [self._scheduler.held(slot) for slot in range(width)]
         for slot, row in rows:
             tokens[slot], positions[slot] = row.token_ids[-1], row.position
-        longest = max(row.position for _, row in rows)
         device = self._runner.device
         logits_BV = self._runner.decode(
-            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), longest
+            torch.tensor(tokens, device=device), torch.tensor(positions, device=device)
         )
         if self._rules is None:
             params = [_IDLE] * width
             for slot, row in rows:
                 params[slot] = row.request.sampling
-            self._rules = Rules.of(params, device)
+            self._rules = self._rules_of(params)
         return self._draw(rows, [slot for slot, _ in rows], logits_BV, self._rules)
 
     def _draw(
-        self, rows: Sequence[tuple[int, Row]], places: Sequence[int], logits_BV: Tensor, rules: Rules
+        self,
+        rows: Sequence[tuple[int, Row]],
+        places: Sequence[int],
+        logits_BV: Tensor,
+        rules: Sequence[Rules],
     ) -> list[Drawn]:
         """One token for each row; `places`: where the rows stand in `logits_BV` and `rules`."""
         count = len(logits_BV)
@@ -151,7 +154,7 @@ class Batch:
         token_B, logprob_B = draw(
             logits_BV,
             rules,
-            torch.from_numpy(uniforms(seeds, indices)).to(device) if rules.random else None,
+            torch.from_numpy(uniforms(seeds, indices)).to(device),
             torch.tensor(forced, device=device) if any(token >= 0 for token in forced) else None,
         )
         tokens, logprobs = token_B.tolist(), logprob_B.tolist()
@@ -164,27 +167,23 @@ class Batch:
                 self._rules = None
         return drawn
 
+    def _rules_of(self, params: Sequence[SamplingParams]) -> tuple[Rules, ...]:
+        return rules_of(params, self._runner.vocabulary, self._runner.device)
+
     def _make_room(self) -> None:
-        """Let the cache hold every seated row's next token: by doubling, never past what the rows can come to need."""
+        """Fit the cache to the seated rows' next tokens: all of it is read at every step."""
         cache = self._runner.cache
-        rows = [row for _, row in self._scheduler.rows()]
         width = self._scheduler.width
         # A row that has just been seated has no token yet; its first one stands right after the prompt.
-        room = max(row.position for row in rows) + 2
-        if width <= cache.slots and room <= cache.capacity:
+        longest = max(row.position for _, row in self._scheduler.rows()) + 1
+        capacity = self._scheduler.capacity_for(longest)
+        if width <= cache.slots and capacity <= cache.capacity <= capacity + max(STEP, capacity // 4):
             return
-        most = self._scheduler.capacity_for(max(row.need for row in rows))
-        doubled = 2 * cache.capacity if room > cache.capacity else cache.capacity
-        capacity = max(min(max(doubled, _FIRST_CAPACITY), most), self._scheduler.capacity_for(room))
         slots = max(width, cache.slots)
-        if (
-            self._max_cache_tokens is not None
-            and slots * max(capacity, cache.capacity) > self._max_cache_tokens
-        ):
+        if self._max_cache_tokens is not None and slots * capacity > self._max_cache_tokens:
             slots = width
             self._scheduler.forget_idle()
-        else:
-            capacity = max(capacity, cache.capacity)
+        self._scheduler.forget_idle(beyond=capacity)
         cache.resize(slots, capacity)
 
 

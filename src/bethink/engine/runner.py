@@ -97,9 +97,9 @@ class Runner:
             torch.tensor(keep, device=self.device),
         )[0]
 
-    def decode(self, token_B: Tensor, position_B: Tensor, longest: int) -> Tensor:
-        """Logits [B, V] after one more token in each of the first B slots, which stands at `position_B`, at most `longest`."""
-        view = DecodeView(self.cache, position_B, longest)
+    def decode(self, token_B: Tensor, position_B: Tensor) -> Tensor:
+        """Logits [B, V] after one more token in each of the first B slots, which stands at `position_B`."""
+        view = DecodeView(self.cache, position_B)
         return self._forward(token_B[:, None], position_B[:, None], view, 1)[:, -1]
 
     def _forward(

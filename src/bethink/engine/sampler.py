@@ -21,6 +21,9 @@ from bethink.engine.api import SamplingParams
 
 _BLOCK = 256
 _PREFIXES = (64, 1024)
+_CACHED = 2**18
+"""Logits worked on at a time on CPU (a megabyte of fp32): all passes over them then stay in the core's cache."""
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -40,11 +43,13 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Rules:
-    """The sampling parameters of a batch's rows as tensors [B]; made anew only when the rows change.
+    """The sampling parameters of some of a batch's rows as tensors [R]; made anew only when the rows change.
 
-    plain: indices of rows drawn from the whole distribution; filtered: of rows with top-k, top-p or min-p. The others are greedy.
+    rows: which rows of the batch; plain: indices among them that are drawn from the whole distribution; filtered: those with top-k,
+    top-p or min-p. The others are greedy.
     """
 
+    rows: slice
     temperature: Tensor
     top_p: Tensor
     top_k: Tensor
@@ -52,18 +57,14 @@ class Rules:
     plain: Tensor
     filtered: Tensor
 
-    @property
-    def random(self) -> bool:
-        """Whether any row needs a uniform number."""
-        return len(self.plain) + len(self.filtered) > 0
-
     @classmethod
-    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> Rules:
-        """The rules of rows with these parameters."""
+    def of(cls, params: Sequence[SamplingParams], rows: slice, device: torch.device) -> Rules:
+        """The rules of the rows `rows` of a batch with these parameters."""
 
         def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
+        params = params[rows]
         plain: list[float] = []
         filtered: list[float] = []
         for row, p in enumerate(params):
@@ -71,6 +72,7 @@ class Rules:
                 is_plain = p.top_p >= 1 and p.top_k <= 0 and p.min_p <= 0
                 (plain if is_plain else filtered).append(row)
         return cls(
+            rows,
             column([p.temperature if p.temperature > 0 else 1.0 for p in params]),
             column([min(p.top_p, 1.0) for p in params]),
             column([max(p.top_k, 0) for p in params], torch.long),
@@ -80,26 +82,53 @@ class Rules:
         )
 
 
+def rules_of(params: Sequence[SamplingParams], vocabulary: int, device: torch.device) -> tuple[Rules, ...]:
+    """The rules of a batch, cut into as many rows as are best worked on together."""
+    together = max(1, _CACHED // vocabulary) if device.type == "cpu" else len(params)
+    starts = range(0, len(params), together)
+    return tuple(Rules.of(params, slice(start, start + together), device) for start in starts)
+
+
 def draw(
-    logits_BV: Tensor, rules: Rules, uniform_B: Tensor | None, forced_B: Tensor | None = None
+    logits_BV: Tensor, rules: Sequence[Rules], uniform_B: Tensor, forced_B: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The next token of each row [B] and its log-probability [B] under the model's own distribution (temperature 1, unfiltered).
 
-    logits_BV: any float dtype; uniform_B: float64 in [0, 1), None when all rows are greedy; forced_B: a token to take whatever is
+    logits_BV: any float dtype; uniform_B: float64 in [0, 1), not read for greedy rows; forced_B: a token to take whatever is
     drawn, or -1.
     """
-    logits_BV = logits_BV.float()
-    token_B = logits_BV.argmax(-1)
+    tokens, logprobs = [], []
+    for part in rules:
+        logits_RV = logits_BV[part.rows].float()
+        token_R = _choose(logits_RV, part, uniform_B[part.rows])
+        if forced_B is not None:
+            forced_R = forced_B[part.rows]
+            token_R = torch.where(forced_R >= 0, forced_R, token_R)
+        tokens.append(token_R)
+        logprobs.append(_logprob(logits_RV, token_R))
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _choose(logits_RV: Tensor, rules: Rules, uniform_R: Tensor) -> Tensor:
     for rows, choose in ((rules.plain, _draw_plain), (rules.filtered, _draw_filtered)):
-        if uniform_B is None or not len(rows):
-            continue
-        if len(rows) == len(token_B):
-            token_B = choose(logits_BV, rules, rows, uniform_B)
-        else:
-            token_B[rows] = choose(logits_BV[rows], rules, rows, uniform_B[rows])
-    if forced_B is not None:
-        token_B = torch.where(forced_B >= 0, forced_B, token_B)
-    return token_B, _logprob(logits_BV, token_B)
+        if len(rows) == len(logits_RV):
+            return choose(logits_RV, rules, rows, uniform_R)
+    token_R = _argmax(logits_RV)
+    for rows, choose in ((rules.plain, _draw_plain), (rules.filtered, _draw_filtered)):
+        if len(rows):
+            token_R[rows] = choose(logits_RV[rows], rules, rows, uniform_R[rows])
+    return token_R
+
+
+def _argmax(logits_RV: Tensor) -> Tensor:
+    """The first index of each row's largest entry [R]: first the block, then the place in it, as plain maxima are fast on CPU."""
+    rows, vocabulary = logits_RV.shape
+    if vocabulary % _BLOCK:
+        return logits_RV.argmax(-1)
+    logits_RNb = logits_RV.view(rows, -1, _BLOCK)
+    block_R = logits_RNb.amax(-1).argmax(-1)
+    inside_Rb = logits_RNb[torch.arange(rows, device=logits_RV.device), block_R]
+    return block_R * _BLOCK + inside_Rb.argmax(-1)
 
 
 def _logprob(logits_BV: Tensor, token_B: Tensor) -> Tensor:

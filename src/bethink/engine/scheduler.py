@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bethink.engine.api import Completion, FinishReason, Request
-from bethink.engine.kv_cache import READ_STEP, round_up
+from bethink.engine.kv_cache import STEP, round_up
 from bethink.engine.watch import Decode, Watch
 
 PromptIds = tuple[int, ...]
@@ -204,8 +204,8 @@ class Scheduler:
 
     @staticmethod
     def capacity_for(need: int) -> int:
-        """Cache capacity of a slot for a row that needs `need` tokens."""
-        return round_up(need + 1, READ_STEP)
+        """Cache capacity of a slot for a row that needs `need` tokens, and one for what an idle slot writes."""
+        return round_up(need + 1, STEP)
 
     def least_tokens(self, need: int) -> int:
         """Cache tokens taken by a row that needs `need` and has no neighbours."""
@@ -230,10 +230,10 @@ class Scheduler:
         """How many tokens of a prompt the cache holds in `slot`."""
         return len(self._held[slot] or ())
 
-    def forget_idle(self) -> None:
-        """The cache no longer holds anything in the slots that no row sits in."""
+    def forget_idle(self, beyond: int = 0) -> None:
+        """Of the slots that no row sits in, the cache no longer holds prompts of `beyond` tokens or more."""
         for slot, row in enumerate(self._rows):
-            if row is None:
+            if row is None and self.held(slot) >= beyond:
                 self._held[slot] = None
 
     def clear(self) -> None:
