@@ -1,0 +1,108 @@
+"""What a curation run is asked to do. The defaults are NVIDIA's published recipe; `any` (an empty list inside) turns a filter off."""
+
+from __future__ import annotations
+
+import os
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from bethink.chat.toggle import ToggleStyle
+from bethink.core.config import StrictModel
+
+ANY = "any"
+
+
+def _names(value: Any) -> Any:
+    """One name, several, or `any` (no name: the filter is off)."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else value
+    return () if isinstance(names, tuple) and ANY in names else names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Limit = Annotated[int, Field(ge=1)] | Literal["any"]
+
+
+class CurateConfig(StrictModel):
+    """One curation run.
+
+    input: files or directories, in the order their rows count as earlier or later.
+    include: take only files whose name contains one of these texts.
+    trained_by, category, license, generator, version, language: the values a row may have.
+    boxed: "math" asks rows of the category math for a filled \\boxed{} in the answer.
+    max_tokens, max_completion_tokens: limits after the chat template, end of turn included.
+    on_off_ratio: "A:B" keeps A thinking-on rows for every B thinking-off rows.
+    max_samples: keep this many, evenly spaced over the curriculum of each mode.
+    difficulty: what the curriculum rises by: "completion_tokens", "thinking_tokens" or "field:NAME" (a number in the row).
+    limit: read only the first rows of the input.
+    block_bytes: how much input a worker takes at a time; changes speed and memory, never the result.
+    """
+
+    input: tuple[Path, ...] = Field(min_length=1)
+    output: Path
+    tokenizer: str
+    include: tuple[str, ...] = ()
+    trained_by: Names = ("Nano",)
+    category: Names = ()
+    license: Names = ()
+    generator: Names = ()
+    version: Names = ()
+    language: Names = ("en",)
+    boxed: Literal["math", "any"] = "math"
+    max_tokens: Limit = 16_384
+    max_completion_tokens: Limit = 8_192
+    dedup: bool = True
+    toggle_style: ToggleStyle = ToggleStyle.SYSTEM
+    on_off_ratio: str = ANY
+    max_samples: Annotated[int, Field(ge=1)] | None = None
+    difficulty: str = "completion_tokens"
+    order: Literal["curriculum", "random"] = "curriculum"
+    seed: int = 0
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    shard_rows: int = Field(default=100_000, ge=1)
+    limit: Annotated[int, Field(ge=1)] | None = None
+    max_bad_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    workers: Annotated[int, Field(ge=1)] | None = None
+    block_bytes: int = Field(default=4 << 20, ge=1)
+    dry_run: bool = False
+    resume: bool = False
+
+    @field_validator("on_off_ratio")
+    @classmethod
+    def _is_ratio(cls, value: str) -> str:
+        if value != ANY and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", value):
+            raise ValueError(f"{value!r} is not a ratio: write on:off as two whole numbers (1:1, 3:2) or any")
+        return value
+
+    @field_validator("difficulty")
+    @classmethod
+    def _is_difficulty(cls, value: str) -> str:
+        if value not in {"completion_tokens", "thinking_tokens"} and not re.fullmatch(r"field:.+", value):
+            raise ValueError(f"{value!r} is not known: use completion_tokens, thinking_tokens or field:NAME")
+        return value
+
+    @property
+    def difficulty_field(self) -> str | None:
+        """The row's field that holds the difficulty, when one does."""
+        return self.difficulty.removeprefix("field:") if self.difficulty.startswith("field:") else None
+
+    @property
+    def on_per_off(self) -> Fraction | None:
+        """Thinking-on rows for each thinking-off row; None keeps what there is."""
+        if self.on_off_ratio == ANY:
+            return None
+        on, off = self.on_off_ratio.split(":")
+        return Fraction(int(on), int(off))
+
+    @property
+    def worker_count(self) -> int:
+        """The workers asked for, else one for each processor this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide which rows come out and how, as JSON values: what a resumed run must share with the first."""
+        aside = {"output", "workers", "block_bytes", "dry_run", "resume", "max_bad_share"}
+        return self.model_dump(mode="json", exclude=aside)
