@@ -54,6 +54,15 @@ def test_the_result_and_its_table(source: Path, tiny_tokenizer_dir: Path, tmp_pa
     }  # fmt: skip
 
 
+def test_several_inputs_may_follow_one_option(source: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    parts = sorted(source.iterdir())
+    result = invoke(
+        parts[0], tmp_path / "out", tiny_tokenizer_dir, "--dry-run", "--input", str(parts[1]), str(source)
+    )
+    assert result.exit_code == 0, result.output
+    assert "60" in result.output
+
+
 def test_any_is_understood_everywhere(source: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
     off = [
         "trained-by",

@@ -20,18 +20,17 @@ def curate(
     tokenizer: Annotated[
         str, typer.Option(help="The model to train: its tokenizer and chat template are used.")
     ],
+    more_input: Annotated[list[Path] | None, typer.Argument(help="More inputs, as with --input.")] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Take only files whose name contains this; repeatable.")
     ] = None,
     trained_by: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A tag `used_in_training` must have; repeatable, any turns it off.  [default: Nano]"
-        ),
+        typer.Option(help="A tag `used_in_training` must have; repeatable, any turns it off (default Nano)."),
     ] = None,
     language: Annotated[
         list[str] | None,
-        typer.Option(help="Language code to keep; repeatable, any turns it off.  [default: en]"),
+        typer.Option(help="Language code to keep; repeatable, any turns it off (default en)."),
     ] = None,
     boxed: Annotated[
         str, typer.Option(help="Ask for a filled \\boxed{} in the answers of: math | any.")
@@ -85,7 +84,7 @@ def curate(
     from bethink.curate.pipeline import check, run
 
     options: dict[str, Any] = {
-        "input": input,
+        "input": [*input, *(more_input or [])],
         "output": output,
         "tokenizer": tokenizer,
         "include": include or [],

@@ -100,7 +100,9 @@ class CurateConfig(StrictModel):
     @property
     def worker_count(self) -> int:
         """The workers asked for, else one for each processor this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        if self.workers is None and hasattr(os, "sched_getaffinity"):  # macOS has none
+            return len(os.sched_getaffinity(0))
+        return self.workers or os.cpu_count() or 1
 
     def deciding(self) -> dict[str, Any]:
         """The options that decide which rows come out and how, as JSON values: what a resumed run must share with the first."""
