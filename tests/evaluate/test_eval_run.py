@@ -114,6 +114,38 @@ def test_a_run_killed_at_any_time_resumes_to_the_same_bytes(finished, tiny_model
     assert timeless == [{**row, "tokens_per_second": None} for row in finished.rows]
 
 
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tiny_model_dir, tmp_path):
+    output = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "bethink.cli.main",
+        "eval",
+        "--model",
+        str(tiny_model_dir),
+        "--tasks",
+        "gcd",
+    ]
+    command += ["--output", str(output), "-n", "60", "--modes", "off", "--max-tokens", "64", "--slots", "2"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    samples = output / "samples.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if samples.exists() and samples.read_bytes().count(b"\n") >= 2:
+            process.send_signal(signal.SIGINT)
+            break
+        time.sleep(0.002)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "of 60 completions finished; --resume goes on from there" in " ".join(said.split())
+    assert "Traceback" not in said
+    rows = list(read_jsonl(samples))
+    assert 2 <= len(rows) < 60
+    assert not (output / "results.json").exists()
+
+
 def test_a_finished_run_is_not_overwritten_and_resumes_at_once(finished, tiny_model_dir):
     arguments = options(tiny_model_dir, finished.samples.parent)
     with pytest.raises(OutputError, match="already holds something"):

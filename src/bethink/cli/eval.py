@@ -12,7 +12,7 @@ def eval(
     tasks: Annotated[
         list[str],
         typer.Option(
-            help="What to ask: a generator (chain_sum:max_terms=5), FILE:LAYOUT, hub:ID:LAYOUT. Repeat, or separate by commas."
+            help="What to ask: a generator (chain_sum:max_terms=5), FILE:LAYOUT, hub:OWNER/NAME:LAYOUT. Repeat, or separate by commas."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory for samples.jsonl and results.json.")],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bethink.evaluate.compare import Comparison, Flip
-from bethink.evaluate.results import percent
 
 _EXCERPT = 240
 
@@ -29,36 +29,40 @@ def _is_sum(one: Comparison, comparisons: Sequence[Comparison]) -> bool:
 
 
 def _table(comparisons: Sequence[Comparison]) -> Table:
-    table = Table(header_style="bold")
-    for name in ("task", "mode"):
-        table.add_column(name)
-    for name in ("n", "A", "B", "B − A", "95 % interval", "p", "fixed", "broken"):
-        table.add_column(name, justify="right")
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("task", overflow="fold", min_width=10)
+    table.add_column("mode", no_wrap=True)
+    for name in ("n", "A", "B", "B − A", "95 %", "p", "fixed", "broken"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in comparisons:
         table.add_row(
             one.task,
-            one.mode_a if one.mode_a == one.mode_b else f"{one.mode_a} → {one.mode_b}",
+            _modes(one),
             f"{one.problems:,}" + (f" (−{one.skipped})" if one.skipped else ""),
-            percent(one.accuracy_a),
-            percent(one.accuracy_b),
+            f"{100 * one.accuracy_a:.1f}",
+            f"{100 * one.accuracy_b:.1f}",
             points(one.difference),
-            f"{points(one.low)} … {points(one.high)}",
+            f"{points(one.low)}…{points(one.high)}",
             p_text(one.p_value),
             str(len(one.fixed)),
             str(len(one.broken)),
         )
     tests = ", ".join(dict.fromkeys(one.test for one in comparisons))
     skipped = sum(one.skipped for one in comparisons if not _is_sum(one, comparisons))
-    table.caption = f"p: two-sided, {tests}" + (
+    table.caption = f"shares in percent; p: two-sided, {tests}" + (
         f"; {skipped:,} problems left out: a grader failed" if skipped else ""
     )
     return table
 
 
+def _modes(one: Comparison) -> str:
+    return one.mode_a if one.mode_a == one.mode_b else f"{one.mode_a}→{one.mode_b}"
+
+
 def _flips(one: Comparison, what: str, flips: Sequence[Flip], limit: int) -> list[RenderableType]:
     if not flips:
         return []
-    head = Text(f"\n{one.task}, thinking {one.mode_b}: {len(flips)} {what}", style="bold")
+    head = Text(f"\n{one.task}, thinking {_modes(one)}: {len(flips)} {what}", style="bold")
     lines: list[RenderableType] = [head]
     for flip in flips[:limit]:
         lines.append(Text(f"\n{flip.id}  answer: {flip.answer}", style="bold"))

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from bethink.engine.api import FinishReason
@@ -72,38 +73,49 @@ def _share(flags: Iterable[bool]) -> float:
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """The results for a terminal."""
-    table = Table(header_style="bold")
+    """The results of one model, shares in percent, for a terminal of 80 columns."""
+    table = Table(
+        title=results[0]["model"],
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        caption=_legend(results),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     several = len({row["task"] for row in results}) > 1
-    table.add_column("model")
     if several:
-        table.add_column("task")
-    numbers = ("n", "accuracy", "95 % interval", "compliance", "truncated", "no answer", "thinking", "answer")
-    table.add_column("mode")
-    for name in (*numbers, "tokens/s"):
-        table.add_column(name, justify="right")
-    failures = sum(row["grader_errors"] for row in results if row["task"] != ALL)
+        table.add_column("task", overflow="fold")
+    table.add_column("mode", no_wrap=True)
+    for name in ("n", "right", "95 %", "obeys", "cut", "silent", "think", "answer"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in results:
-        n = f"{row['n']:,}" + (f" × {row['samples']}" if row["samples"] > 1 else "")
         table.add_row(
-            row["model"],
             *([row["task"]] if several else []),
             row["mode"],
-            n,
-            percent(row["accuracy"]),
-            f"{percent(row['low'])} – {percent(row['high'])}",
-            percent(row["compliance"]),
-            percent(row["truncated"]),
-            percent(row["no_answer"]),
+            f"{row['n']:,}" + (f"×{row['samples']}" if row["samples"] > 1 else ""),
+            "–" if row["accuracy"] is None else _points(row["accuracy"]),
+            f"{_points(row['low'])}–{_points(row['high'])}",
+            *(_points(row[name]) for name in ("compliance", "truncated", "no_answer")),
             f"{row['thinking_tokens']:.0f}",
             f"{row['answer_tokens']:.0f}",
-            "–" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:,.0f}",
         )
-    if failures:
-        table.caption = f"{failures:,} completions could not be graded and count for nothing"
     return table
 
 
-def percent(share: float | None) -> str:
-    """0.0455 as 4.5 %; a dash when there is none."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+def _legend(results: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "right: accuracy in percent; obeys: does what the toggle says; cut: at the",
+        "token limit; silent: no answer committed; think, answer: mean tokens",
+    ]
+    speeds = {row["mode"]: row["tokens_per_second"] for row in results if row["tokens_per_second"]}
+    if speeds:
+        lines.append("tokens/s: " + ", ".join(f"{mode} {rate:,.0f}" for mode, rate in speeds.items()))
+    if failures := sum(row["grader_errors"] for row in results if row["task"] != ALL):
+        lines.append(f"{failures:,} completions could not be graded and count for nothing")
+    return "\n".join(lines)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"

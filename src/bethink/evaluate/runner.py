@@ -60,10 +60,11 @@ def run_eval(config: EvalConfig) -> EvalResult:
     missing = [item for item in plan.items if item.key not in done]
     name = config.name or config.endpoint_model or config.model_spec or config.endpoint or ""
     if missing:
-        dialogue = _open(config)
+        meter = _TokenMeter()
+        dialogue = _open(config, meter)
         name = config.name or dialogue.name
         rewrite(samples, done.values())
-        done |= _draw(config, dialogue, missing, samples, already=len(done))
+        done |= _draw(config, dialogue, missing, samples, meter, already=len(done))
         rewrite(samples, (done[item.key] for item in plan.items))
     results = config.output / "results.json"
     rows = summarize(
@@ -79,7 +80,23 @@ def _fingerprint(config: EvalConfig) -> dict[str, Any]:
     return {**options, "exclude_sha256": hashes}
 
 
-def _open(config: EvalConfig) -> Dialogue:
+class _TokenMeter(Progress):
+    """Told of every token by whoever draws it; shows their number and rate on the line that counts completions."""
+
+    def __init__(self) -> None:
+        super().__init__("tokens", None, unit="tokens")
+        self.line_of_completions: Progress | None = None
+        self._first = 0.0
+
+    def advance(self, amount: int = 1, **fields: object) -> None:
+        self._first = self._first or time.monotonic()
+        self.done += amount
+        rate = self.done / max(time.monotonic() - self._first, 1.0)
+        if self.line_of_completions is not None:
+            self.line_of_completions.advance(0, tokens=f"{self.done:,} ({rate:,.0f}/s)")
+
+
+def _open(config: EvalConfig, meter: Progress) -> Dialogue:
     """Whoever answers. Where there is nobody, the output is free again: nothing has been done in it."""
     try:
         return open_dialogue(
@@ -88,6 +105,7 @@ def _open(config: EvalConfig) -> Dialogue:
             slots=config.slots,
             api_key_env=config.api_key_env,
             concurrency=config.concurrency,
+            progress=meter,
         )
     except BethinkError:
         stamp = config.output / ".fingerprint.json"
@@ -97,7 +115,13 @@ def _open(config: EvalConfig) -> Dialogue:
 
 
 def _draw(
-    config: EvalConfig, dialogue: Dialogue, items: Sequence[Item], samples: Path, *, already: int
+    config: EvalConfig,
+    dialogue: Dialogue,
+    items: Sequence[Item],
+    samples: Path,
+    meter: _TokenMeter,
+    *,
+    already: int,
 ) -> dict[Key, Row]:
     """Draw, grade and append the missing completions; return their rows."""
     workers = config.workers or os.cpu_count() or 1
@@ -108,6 +132,7 @@ def _draw(
         WorkerPool(workers) as pool,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
+        meter.line_of_completions = progress
         desk = _Desk(file, progress, pool, graders)
         try:
             for mode in config.modes:
