@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bethink.core.errors import ModelError
+from bethink.models.lora_product import adapted_linear
 
 
 class LoRALinear(nn.Module):
@@ -55,12 +56,12 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
+        if self.active and not (self.dropout and self.training):
+            return adapted_linear(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale)
         y: Tensor = self.base(x)
         if not self.active:
             return y
-        if self.dropout and self.training:
-            x = F.dropout(x, self.dropout)
-        inner = F.linear(x, self.lora_A.to(x.dtype)) * self.scale
+        inner = F.linear(F.dropout(x, self.dropout), self.lora_A.to(x.dtype)) * self.scale
         return y + F.linear(inner, self.lora_B.to(x.dtype))
 
     @torch.no_grad()
