@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from bethink.core.console import duration
@@ -22,13 +23,15 @@ from bethink.recipe.stages import Prepared
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One stage's plan. rows: what it makes or reads; None where nothing can be told. memory in bytes."""
+    """One stage's plan. rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds.
+    memory in bytes."""
 
     stage: str
     uses: str
     what: str
     rows: int | None = None
     tokens: int | None = None
+    at_most: bool = False
     hours: float | None = None
     memory: int | None = None
 
@@ -45,7 +48,9 @@ def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
 def _synthesize(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
     rows = round(2 * config.problems / (1 - config.defects))
-    return Estimate(one.stage.name, "synthesize", f"{config.problems:,} problems of {config.task}", rows)
+    return Estimate(
+        one.stage.name, "synthesize", f"{config.problems:,} problems of {_task(config.task)}", rows
+    )
 
 
 def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -57,7 +62,7 @@ def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
         what += f"; not here yet: {', '.join(missing)}"
     rows = min(filter(None, (read, config.max_samples)), default=None)
     tokens = round(rows * assume.tokens_per_sample) if rows and assume.tokens_per_sample else None
-    return Estimate(one.stage.name, "curate", what, rows, tokens)
+    return Estimate(one.stage.name, "curate", what, rows, tokens, at_most=True)
 
 
 def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -74,14 +79,32 @@ def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     if tokens and assume.parameters and assume.tflops:
         flops = (6 if config.full else 4) * assume.parameters * tokens
         hours = flops / (assume.tflops * 1e12 * assume.mfu) / 3600
-    return Estimate(one.stage.name, "sft", what, samples, tokens, hours, _memory(config, assume))
+    return Estimate(
+        one.stage.name,
+        "sft",
+        what,
+        samples,
+        tokens,
+        at_most=not config.steps,
+        hours=hours,
+        memory=_memory(config, assume),
+    )
 
 
 def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    what = f"{', '.join(config.tasks)}; thinking {' and '.join(config.modes)}"
-    rows = config.size * len(config.tasks) * len(config.modes) * config.samples if config.size else None
-    return Estimate(one.stage.name, "eval", what, rows)
+    tasks = ", ".join(dict.fromkeys(_task(spec) for spec in config.tasks))
+    what = f"{tasks}; thinking {' and '.join(config.modes)}" + (", prompted" if config.prompted else "")
+    completions = len(config.tasks) * sum(config.samples_of(mode) for mode in config.modes)
+    rows = config.size * completions if config.size else None
+    tokens = rows * config.max_tokens if rows else None
+    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True)
+
+
+def _task(spec: str) -> str:
+    """A task's short name: the generator's, or the layout of a file or hub data set."""
+    head, _, rest = spec.partition(":")
+    return rest.rpartition(":")[2] if head == "hub" else Path(head).name
 
 
 def _compare(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -89,7 +112,7 @@ def _compare(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 
 
 def _report(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
-    return Estimate(one.stage.name, "report", str(one.product))
+    return Estimate(one.stage.name, "report", one.product.name)
 
 
 _ESTIMATES = {
@@ -140,18 +163,19 @@ def _shape_of(model: str) -> dict[str, Any] | None:
 
 def plan_table(recipe: Recipe, stages: Sequence[Prepared]) -> Table:
     """The plan for a terminal."""
-    table = Table(title=None, header_style="bold")
-    for column in ("stage", "uses", "what"):
-        table.add_column(column)
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("uses", no_wrap=True)
+    table.add_column("what", overflow="fold")
     for column in ("rows", "tokens", "hours", "memory"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for line in estimate(recipe, stages):
         table.add_row(
             line.stage,
             line.uses,
             line.what,
-            f"{line.rows:,}" if line.rows else "",
-            _short(line.tokens),
+            _short(line.rows, line.at_most),
+            _short(line.tokens, line.at_most),
             _hours(line.hours),
             f"{line.memory / 2**30:.1f} GiB" if line.memory else "",
         )
@@ -178,13 +202,14 @@ def plan_words(recipe: Recipe, stages: Sequence[Prepared]) -> str:
     return text
 
 
-def _short(count: int | None) -> str:
+def _short(count: int | None, at_most: bool) -> str:
     if not count:
         return ""
+    sign = "≤ " if at_most else ""
     for size, unit in ((1e9, " G"), (1e6, " M")):
         if count >= size:
-            return f"{count / size:.2f}{unit}"
-    return f"{count:,}"
+            return f"{sign}{count / size:.3g}{unit}"
+    return f"{sign}{count:,}"
 
 
 def _hours(hours: float | None) -> str:

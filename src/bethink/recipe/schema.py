@@ -50,7 +50,7 @@ class Assume(StrictModel):
     memory_gib: float | None = Field(default=None, gt=0)
     parameters: float | None = Field(default=None, gt=0)
     tokens_per_sample: float | None = Field(default=None, gt=0)
-    tokens_per_microbatch: int = Field(default=16_384, gt=0)
+    tokens_per_microbatch: int = Field(default=1024, gt=0)
     shape: dict[str, Any] | None = None
 
 

@@ -1,7 +1,7 @@
 """The kinds of stage, and what the runner must know of each: its config model, how to start it, and what it makes.
 
-The options of a stage are the room's own config model; nothing is described twice. The runner gives `output`, and `seed` and
-`resume` where the room has them. Rooms are imported when a stage is first looked at.
+The options of a stage are the room's own config model; nothing is described twice. The runner gives `output`, and `seed`,
+`name` (the stage's) and `resume` where the room has them. Rooms are imported when a stage is first looked at.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ KINDS: dict[str, StageKind] = {
         product=lambda folder, config: folder / ("model" if config.full else "adapter"),
     ),
     "eval": StageKind(
-        config=_config("evaluate.runner", "EvalConfig"),
+        config=_config("evaluate.config", "EvalConfig"),
         run=_run("evaluate.runner", "run_eval"),
         product=lambda folder, _: folder,
     ),
@@ -155,6 +155,8 @@ def _prepare_stage(
     given: dict[str, Any] = {"output": str(folder)}
     if "seed" in model.model_fields:
         given["seed"] = loaded.recipe.seed
+    if "name" in model.model_fields:
+        given["name"] = stage.name
     config = validate(model, {**given, **options}, name=loaded.source, lines=dict(loaded.lines), at=at)
 
     identity = config.model_dump(mode="json")

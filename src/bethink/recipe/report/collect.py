@@ -1,54 +1,29 @@
 """What the page shows, gathered from what the stages wrote. Everything is optional: a half-finished run has a report too.
 
-Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json and the train shards (curate), metrics.jsonl
-(sft), samples.jsonl (eval).
+Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json (curate), metrics.jsonl (sft), samples.jsonl
+(eval), comparison.json (compare).
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bethink.core.errors import DataError
 from bethink.core.files import read_json, read_jsonl
+from bethink.curate.report import Report as CurateReport
 from bethink.recipe.manifest import Manifest, load_manifest
 from bethink.recipe.report.examples import Example, choose_examples
 from bethink.recipe.results import read_results
 
-_CURRICULUM_ROWS = 20_000
-_CURRICULUM_BINS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class FunnelStep:
-    """One filter of a curation: rows left after it, rows it dropped."""
-
-    label: str
-    left: int
-    dropped: int
-
-
-@dataclass(frozen=True, slots=True)
-class CurriculumPoint:
-    """Median completion tokens of one mode in one stretch of the training order."""
-
-    position: float
-    mode: str
-    median_tokens: float
-
 
 @dataclass(frozen=True, slots=True)
 class Curation:
-    """One curate stage."""
+    """One curate stage. planted: how many rows of each defect the synthesize stage before it put in on purpose."""
 
     stage: str
-    report: dict[str, Any]
-    funnel: tuple[FunnelStep, ...]
-    curriculum: tuple[CurriculumPoint, ...]
+    report: CurateReport
     planted: dict[str, int]
 
 
@@ -62,6 +37,23 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Pairing:
+    """One line of a compare stage: the same problems on two sides. difference is B minus A; fixed and broken count problems."""
+
+    a: str
+    b: str
+    task: str
+    problems: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test: str
+    fixed: int
+    broken: int
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """Everything the page shows. rows: the results, as in results.json; models: the eval stages' names in order."""
 
@@ -70,6 +62,7 @@ class Story:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curations: tuple[Curation, ...] = ()
     trainings: tuple[Training, ...] = ()
+    pairings: tuple[Pairing, ...] = ()
     examples: tuple[Example, ...] = ()
 
     @property
@@ -94,17 +87,22 @@ def collect(run_dir: Path, *, examples: int) -> Story:
     planted: dict[str, int] = {}
     curations: list[Curation] = []
     trainings: list[Training] = []
+    pairings: list[Pairing] = []
     evals: dict[str, Path] = {}
     for record in manifest.stages:
         folder = run_dir / record.name
         if record.uses == "synthesize" and (folder / "summary.json").exists():
             planted = {kind: n for kind, n in read_json(folder / "summary.json")["defects"].items() if n}
         elif record.uses == "curate" and (folder / "report.json").exists():
-            curations.append(_curation(record.name, folder, planted))
+            curations.append(
+                Curation(record.name, CurateReport.model_validate(read_json(folder / "report.json")), planted)
+            )
         elif record.uses == "sft" and (folder / "metrics.jsonl").exists():
             metrics = tuple(read_jsonl(folder / "metrics.jsonl"))
             if metrics:
                 trainings.append(Training(record.name, record.options, metrics))
+        elif record.uses == "compare" and (folder / "comparison.json").exists():
+            pairings += _pairings(read_json(folder / "comparison.json"))
         elif record.uses == "eval" and (folder / "samples.jsonl").exists():
             evals[record.name] = folder / "samples.jsonl"
     return Story(
@@ -113,39 +111,22 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         rows=read_results(run_dir),
         curations=tuple(curations),
         trainings=tuple(trainings),
+        pairings=tuple(pairings),
         examples=choose_examples(evals, examples),
     )
 
 
-def _curation(stage: str, folder: Path, planted: dict[str, int]) -> Curation:
-    report = read_json(folder / "report.json")
-    rows = report["rows"]
-    left = rows["read"]
-    steps = [FunnelStep("read", left, 0)]
-    for name, dropped in rows["dropped"].items():
-        left -= dropped
-        steps.append(FunnelStep(name.replace("_", " "), left, dropped))
-    return Curation(stage, report, tuple(steps), tuple(_curriculum(folder, left)), planted)
-
-
-def _curriculum(folder: Path, rows: int) -> Iterator[CurriculumPoint]:
-    """The curve over the rows of the train shards, every k-th of them when there are many."""
-    stride = max(1, rows // _CURRICULUM_ROWS)
-    lengths = list(islice(_lengths(folder), 0, None, stride))
-    size = max(1, -(-len(lengths) // _CURRICULUM_BINS))
-    for first in range(0, len(lengths), size):
-        block = lengths[first : first + size]
-        for mode in ("on", "off"):
-            if tokens := [n for kind, n in block if kind == mode]:
-                yield CurriculumPoint((first + len(block) / 2) * stride, mode, statistics.median(tokens))
-
-
-def _lengths(folder: Path) -> Iterator[tuple[str, int]]:
-    for path in sorted(folder.glob("train-*.jsonl")):
-        for row in read_jsonl(path):
-            yield row["mode"], row["completion_tokens"]
-    for path in sorted(folder.glob("train-*.parquet")):
-        import pyarrow.parquet as parquet
-
-        table = parquet.read_table(path, columns=["mode", "completion_tokens"])
-        yield from zip(table["mode"].to_pylist(), table["completion_tokens"].to_pylist(), strict=True)
+def _pairings(document: dict[str, Any]) -> list[Pairing]:
+    return [
+        Pairing(
+            a=f"{document['a']}, {one['mode_a']}",
+            b=f"{document['b']}, {one['mode_b']}",
+            fixed=len(one["fixed"]),
+            broken=len(one["broken"]),
+            **{
+                name: one[name]
+                for name in ("task", "problems", "difference", "low", "high", "p_value", "test")
+            },
+        )
+        for one in document["comparisons"]
+    ]

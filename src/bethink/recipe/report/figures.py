@@ -1,7 +1,6 @@
 """The report's figures: plain data in, one inline SVG out.
 
-Each colour is a CSS variable of the page (drawn with a stand-in that is replaced afterwards), so a figure follows the reader's light
-or dark theme. Text stays text. Thinking on is solid, off is hatched or dashed: nothing is told by colour alone.
+The rooms' palette is replaced by CSS variables of the page afterwards, so a figure follows the reader's light or dark theme. Text stays text. Thinking on is solid, off is hatched or dashed: nothing is told by colour alone.
 """
 
 from __future__ import annotations
@@ -11,44 +10,41 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bethink.recipe.report.collect import CurriculumPoint, FunnelStep
+from bethink.curate import plot
+from bethink.curate.plot import DROPPED, FAINT, INK, LINE, OFF, ON
+from bethink.curate.report import Report
 from bethink.recipe.results import percent
 from bethink.train.plot import epoch_ends, smoothed
 
-_INK, _FAINT, _LINE, _ON, _OFF, _DROP = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-_VARIABLES = {
-    _INK: "--ink",
-    _FAINT: "--faint",
-    _LINE: "--line",
-    _ON: "--on",
-    _OFF: "--off",
-    _DROP: "--drop",
-}
+_VARIABLES = {INK: "--ink", FAINT: "--faint", LINE: "--line", ON: "--on", OFF: "--off", DROPPED: "--drop"}
 _OFF_HATCH = "////"
-_FULL_WIDTH, _HALF_WIDTH = 10.2, 5.0
-"""Inches; the page shows them 972 and 470 pixels wide, so that text has one size everywhere."""
+_ROWS_OF_A_STRETCH = 30
+_WIDTH = 10.2
+"""Inches; the page shows them up to 1,020 pixels wide."""
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 10,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _FAINT,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": FAINT,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 14,
     "axes.axisbelow": True,
-    "grid.color": _LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.7,
-    "text.color": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "hatch.linewidth": 1.2,
@@ -64,7 +60,7 @@ def accuracy_bars(rows: Sequence[dict[str, Any]], task: str) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows))
     modes = [mode for mode in ("off", "on") if any(row["mode"] == mode for row in rows)]
     with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(height=0.55 + 0.36 * len(models) * len(modes) + 0.2 * len(models))
+        figure, axes = _canvas(0.55 + 0.36 * len(models) * len(modes) + 0.2 * len(models))
         axes.grid(axis="y", visible=False)
         ticks = []
         for index, model in enumerate(models):
@@ -76,7 +72,7 @@ def accuracy_bars(rows: Sequence[dict[str, Any]], task: str) -> str:
                     continue
                 _bar(axes, top + offset, row, mode)
         axes.set_yticks(ticks, models)
-        axes.tick_params(axis="y", labelsize=11, labelcolor=_INK)
+        axes.tick_params(axis="y", labelsize=11, labelcolor=INK)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
@@ -86,27 +82,27 @@ def accuracy_bars(rows: Sequence[dict[str, Any]], task: str) -> str:
 
 
 def _bar(axes: Any, y: float, row: dict[str, Any], mode: str) -> None:
-    colour = _ON if mode == "on" else _OFF
+    colour = ON if mode == "on" else OFF
     style = (
         {"color": colour} if mode == "on" else {"facecolor": "none", "edgecolor": colour, "hatch": _OFF_HATCH}
     )
     axes.barh(y, row["accuracy"], height=0.78, linewidth=1, **style)
-    axes.plot([row["low"], row["high"]], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
+    axes.plot([row["low"], row["high"]], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
     for end in (row["low"], row["high"]):
-        axes.plot([end, end], [y - 0.16, y + 0.16], color=_INK, linewidth=1.4)
+        axes.plot([end, end], [y - 0.16, y + 0.16], color=INK, linewidth=1.4)
     label = f"{percent(row['accuracy'])}  thinking {mode}"
     outside = row["high"] < 0.72
     at = row["high"] + 0.015 if outside else 0.012
-    axes.text(at, y, label, va="center", fontsize=10, color=_INK)
+    axes.text(at, y, label, va="center", fontsize=10, color=INK)
 
 
 def accuracy_against_tokens(rows: Sequence[dict[str, Any]], task: str) -> str:
     """What each model and mode costs in generated tokens, and what it gets for them."""
     points = [_Point.of(row) for row in rows if row["task"] == task and row["accuracy"] is not None]
     with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(height=3.6)
+        figure, axes = _canvas(3.6)
         for point in points:
-            colour = _ON if point.on else _OFF
+            colour = ON if point.on else OFF
             axes.plot([point.x, point.x], [point.low, point.high], color=colour, linewidth=1.3)
             axes.plot(
                 point.x,
@@ -165,7 +161,7 @@ def _label_points(figure: Figure, axes: Any, points: Sequence[_Point]) -> None:
             xytext=(box[0] - x, box[1] - y + height / 2),
             textcoords="offset points",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": _LINE, "shrinkA": 0, "shrinkB": 6}
+            arrowprops={"arrowstyle": "-", "color": LINE, "shrinkA": 0, "shrinkB": 6}
             if box[1] > y + height
             else None,
         )
@@ -175,57 +171,40 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def funnel(steps: Sequence[FunnelStep]) -> str:
+def funnel(report: Report) -> str:
     """Rows left after each filter that dropped some, with what it dropped."""
-    shown = [step for index, step in enumerate(steps) if index == 0 or step.dropped or step is steps[-1]]
-    total = max(shown[0].left, 1)
     with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(height=0.3 + 0.3 * len(shown), width=_HALF_WIDTH)
-        axes.grid(visible=False)
-        for y, step in enumerate(shown):
-            axes.barh(y, step.left / total, height=0.72, color=_ON, alpha=0.85)
-            if step.dropped:
-                axes.barh(
-                    y,
-                    step.dropped / total,
-                    left=step.left / total,
-                    height=0.72,
-                    facecolor="none",
-                    edgecolor=_DROP,
-                    hatch=_OFF_HATCH,
-                    linewidth=0.8,
-                )
-            text = f"{step.left:,}" + (f"   −{step.dropped:,}" if step.dropped else "")
-            axes.text((step.left + step.dropped) / total + 0.012, y, text, va="center", fontsize=9.5)
-        axes.set_yticks(range(len(shown)), [step.label for step in shown])
-        axes.tick_params(axis="y", labelcolor=_INK)
-        axes.set_xlim(0, 1.3)
-        axes.set_xticks([])
-        axes.invert_yaxis()
-        axes.spines["bottom"].set_visible(False)
+        figure = plot.funnel(report)
         return _svg(figure, "funnel", "Rows left after each curation filter")
 
 
-def curriculum(points: Sequence[CurriculumPoint]) -> str:
-    """Median completion length along the training order, for each mode."""
+def curriculum(report: Report) -> str:
+    """Difficulty along the training order for each mode, and the mix of modes."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(height=3.0, width=_HALF_WIDTH)
-        for mode in ("on", "off"):
-            line = [(p.position, p.median_tokens) for p in points if p.mode == mode]
-            if line:
-                axes.plot(*zip(*line, strict=True), label=f"thinking {mode}", **_line_style(mode))
-        axes.set_xlabel("row in training order")
-        axes.set_ylabel("completion tokens")
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        _legend_above(axes)
-        return _svg(figure, "curriculum", "Completion tokens along the training order, by mode")
+        figure = plot.curriculum(_coarser(report))
+        return _svg(figure, "curriculum", "Difficulty along the training order, by mode")
+
+
+def _coarser(report: Report) -> Report:
+    """The report with its curve in stretches of at least 30 rows, so that the mix of modes is no flicker."""
+    points = len(report.curve["place"])
+    size = -(-_ROWS_OF_A_STRETCH * points // max(report.rows.kept, 1))
+    curve = {
+        name: [_mean(values[i : i + size]) for i in range(0, points, size)]
+        for name, values in report.curve.items()
+    }
+    return report.model_copy(update={"curve": curve})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def losses(metrics: Sequence[Mapping[str, Any]]) -> str:
     """Training loss with thinking on and off, held-out loss, and where passes over the data end."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(height=3.6)
+        figure, axes = _canvas(3.6)
         for mode in ("on", "off"):
             key = f"loss_{mode}"
             line = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
@@ -233,19 +212,19 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> str:
                 steps, values = zip(*line, strict=True)
                 style = _line_style(mode)
                 axes.plot(steps, values, **{**style, "alpha": 0.28, "linewidth": 0.9, "linestyle": "-"})
-                axes.plot(steps, smoothed(values), label=f"thinking {mode}", **style)
+                axes.plot(steps, smoothed(values, _share(len(values))), label=f"thinking {mode}", **style)
             held_out = [
                 (row["step"], row[f"eval_{key}"]) for row in metrics if row.get(f"eval_{key}") is not None
             ]
             if held_out:
                 face = {
-                    "markerfacecolor": _ON if mode == "on" else "none",
-                    "markeredgecolor": _ON if mode == "on" else _OFF,
+                    "markerfacecolor": ON if mode == "on" else "none",
+                    "markeredgecolor": ON if mode == "on" else OFF,
                 }
                 label = f"{mode}, held-out rows"
                 axes.plot(*zip(*held_out, strict=True), "o" if mode == "on" else "D", label=label, **face)
         for number, step in enumerate(epoch_ends(metrics), 1):
-            axes.axvline(step, color=_FAINT, linewidth=1, linestyle=(0, (2, 2)))
+            axes.axvline(step, color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
             axes.annotate(
                 f"epoch {number} ends",
                 (step, 1),
@@ -253,7 +232,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> str:
                 xytext=(-4, -2),
                 textcoords="offset points",
                 fontsize=9,
-                color=_FAINT,
+                color=FAINT,
                 ha="right",
                 va="top",
                 rotation=90,
@@ -270,22 +249,28 @@ def _legend_above(axes: Any) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2, handlelength=2.4)
 
 
+def _share(points: int) -> float:
+    """How much of the past a smoothed curve of so many points keeps: none in a short run."""
+    return min(0.97, max(0.0, 1 - 10 / points))
+
+
 def _line_style(mode: str) -> dict[str, Any]:
-    return {"color": _ON} if mode == "on" else {"color": _OFF, "linestyle": (0, (4, 1.5))}
+    return {"color": ON} if mode == "on" else {"color": OFF, "linestyle": (0, (4, 1.5))}
 
 
-def _canvas(*, height: float, width: float = _FULL_WIDTH) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
+def _canvas(height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
+    axes.grid(visible=True)
     return figure, axes
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
     """The figure as an <svg> element with page colours, its own ids, and a title for screen readers."""
     buffer = io.StringIO()
+    figure.set_size_inches(_WIDTH, figure.get_figheight())
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_alpha(0)
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(
             buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}

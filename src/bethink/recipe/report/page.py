@@ -41,6 +41,9 @@ def render(story: Story) -> str:
         "percent": percent,
         "number": number,
         "duration": duration,
+        "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
+        "points": signed_points,
+        "when": lambda text: text.replace("T", " ").replace("+00:00", " UTC"),
         "gib": lambda n: f"{n / 2**30:.2f} GiB",
         "thousands": lambda n: f"{n:,}",
         "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
@@ -65,9 +68,9 @@ def render(story: Story) -> str:
         curations=[
             {
                 "story": curation,
-                "funnel": Markup(figures.funnel(curation.funnel)),
-                "curriculum": Markup(figures.curriculum(curation.curriculum))
-                if curation.curriculum
+                "funnel": Markup(figures.funnel(curation.report)),
+                "curriculum": Markup(figures.curriculum(curation.report))
+                if curation.report.rows.kept
                 else None,
             }
             for curation in story.curations
@@ -94,19 +97,22 @@ def headline(story: Story) -> str:
     """The result in one or two sentences."""
     if not story.rows:
         return "No evaluation has finished yet."
-    first, last = story.models[0], story.models[-1]
+    last = story.models[-1]
     on, off = _row(story, last, "on"), _row(story, last, "off")
-    base = _row(story, first, "on") or _row(story, first, "off")
     best = on or off
     assert best is not None  # a model in `models` has a row
-    of = f"{best['n']} held-out problems"
-    text = f"The {last} model solves {percent(best['accuracy'])} of {of} with thinking {best['mode']}"
+    text = f"The {last} model solves {percent(best['accuracy'])} of {best['n']} held-out problems with thinking {best['mode']}"
     if on and off:
-        text += f" and {percent(off['accuracy'])} with thinking off"
-    text += "."
-    if base and first != last:
-        text += f" The {first} model solves {percent(base['accuracy'])}."
-    return text
+        text += f", {percent(off['accuracy'])} with thinking off"
+    before = [
+        row
+        for row in (_row(story, model, mode) for model in story.models[:-1] for mode in ("on", "off"))
+        if row
+    ]
+    if before:
+        top = max(before, key=lambda row: row["accuracy"] or 0)
+        text += f"; before, the best was {percent(top['accuracy'])} ({top['model']}, {top['mode']})"
+    return f"{text}."
 
 
 def tiles(story: Story) -> list[tuple[str, str, str]]:
@@ -121,15 +127,20 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
             interval = f"95 % interval {100 * row['low']:.1f} to {percent(row['high'])}"
             shown.append((percent(row["accuracy"]), f"{last}, thinking {row['mode']}", interval))
     if on and off and on["accuracy"] is not None and off["accuracy"] is not None:
-        gain = 100 * (on["accuracy"] - off["accuracy"])
+        gain = signed_points(on["accuracy"] - off["accuracy"])
         apart = (
             "intervals apart" if on["low"] > off["high"] or off["low"] > on["high"] else "intervals overlap"
         )
-        shown.append((f"{gain:+.1f}", "points from thinking", apart))
+        shown.append((gain, "points from thinking", apart))
     obeyed = [row["compliance"] for row in (on, off) if row and row["compliance"] is not None]
     if obeyed:
         shown.append((percent(min(obeyed)), "toggle obeyed", "the lower of the two modes"))
     return shown
+
+
+def signed_points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def training_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
