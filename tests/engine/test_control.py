@@ -47,12 +47,12 @@ def budget(most: int, open_text: str | None = None, close_text: str = "-never-")
 def test_a_spent_budget_closes_the_block_the_prompt_opened(model, prompts) -> None:
     for most in (0, 1, 9):
         for prompt in prompts(3):
-            tokens = free_run(model, prompt, 40, temperature=1.0)
-            done = only(model, prompt, SamplingParams(40, temperature=1.0, thinking=budget(most)))
+            tokens = free_run(model, prompt, 20, temperature=1.0)
+            done = only(model, prompt, SamplingParams(20, temperature=1.0, thinking=budget(most)))
             assert done.token_ids[:most] == tokens[:most]
             assert done.token_ids[most : most + 3] == (5, 6, 7)
             assert done.forced == (most, most + 1, most + 2)
-            assert len(done.token_ids) == 40
+            assert len(done.token_ids) == 20
 
 
 def test_a_budget_counts_from_the_tag_the_model_wrote(model, prompts) -> None:
@@ -123,17 +123,17 @@ def test_a_cancelled_request_is_yielded_with_what_it_had(model, prompts) -> None
 
 def test_closing_the_iterator_frees_the_engine(model, prompts) -> None:
     eng = engine(model)
-    requests = [Request(str(n), p, SamplingParams(10 + 40 * n)) for n, p in enumerate(prompts(8))]
+    requests = [Request(str(n), p, SamplingParams(10 + 15 * n)) for n, p in enumerate(prompts(8))]
     expected = run(engine(model), requests)
     for _ in range(3):
         iterator = eng.generate(requests)
         next(iterator)
         iterator.close()
+        assert eng._batch.active == eng._batch.waiting == 0
     heard: list[str] = []
     again = {c.id: c for c in eng.generate(requests[:2], on_token=lambda id_, _: heard.append(id_))}
     assert tokens_of(again) == {id_: expected[id_].token_ids for id_ in ("0", "1")}
     assert set(heard) == {"0", "1"}
-    assert eng._batch.active == eng._batch.waiting == 0
 
 
 def test_an_interrupted_engine_can_be_used_again(model, prompts) -> None:

@@ -56,15 +56,16 @@ class Batch:
     def drop(self, unwanted: Callable[[Row], bool]) -> list[Row]:
         """Take rows out, waiting or seated; returns them."""
         self._rules = None
-        return self._scheduler.drop(unwanted)
-
-    def clear(self) -> list[Row]:
-        """Drop everything, the cache's memory too; returns the rows that were there."""
-        dropped = self.drop(lambda _: True)
-        self._scheduler.forget_idle()
-        self._runner.cache.clear()
-        self._logits.clear()
+        dropped = self._scheduler.drop(unwanted)
+        self._rest()
         return dropped
+
+    def _rest(self) -> None:
+        """When nothing is left to do: the weights may change before the next work, and the memory be wanted elsewhere."""
+        if not self._scheduler.active and not self._scheduler.waiting:
+            self._scheduler.forget_idle()
+            self._runner.cache.clear()
+            self._logits.clear()
 
     @torch.no_grad()
     def step(self) -> list[Drawn]:
@@ -76,10 +77,7 @@ class Batch:
                 self._rules = None
             if self._scheduler.active:
                 drawn += self._decode()
-        if not self._scheduler.active and not self._scheduler.waiting:
-            # The weights may change while the engine rests, so nothing that was computed with them outlives the work.
-            self._scheduler.forget_idle()
-            self._logits.clear()
+        self._rest()
         return drawn
 
     def _begin(self, admissions: list[Admission]) -> list[Drawn]:

@@ -144,7 +144,10 @@ class NativeEngine:
                     yield completion
         finally:
             if left:
-                self._closed.append(call)
+                with self._turn:
+                    self._closed.append(call)
+                    if not self._stepping:
+                        self._take_out()
 
     def _next(self, call: _Call) -> list[Completion]:
         """What has finished for `call`; when nothing has, a step is run, or another thread's step waited for."""
@@ -169,21 +172,30 @@ class NativeEngine:
         return []
 
     def _step(self) -> None:
+        self._take_out()
         while self._incoming:
             self._batch.add(self._incoming.popleft())
-        cancelled = dict(self._cancelled.popleft() for _ in range(len(self._cancelled)))
-        closed = {self._closed.popleft() for _ in range(len(self._closed))}
-        if cancelled or closed:
-            for row in self._batch.drop(
-                lambda row: row.serial < cancelled.get(row.request.id, 0) or row.owner in closed
-            ):
-                row.finish = FinishReason.CANCELLED
-                row.owner.done.append(row.completion())
         drawn = self._batch.step()
         for row, token in drawn:
             self._tell(row, token)
         if self._progress is not None:
             self._progress.advance(len(drawn), running=self._batch.active, waiting=self._batch.waiting)
+
+    def _take_out(self) -> None:
+        """Drop the rows that were cancelled or that nobody waits for any more."""
+        cancelled = dict(self._cancelled.popleft() for _ in range(len(self._cancelled)))
+        closed = {self._closed.popleft() for _ in range(len(self._closed))}
+        if not cancelled and not closed:
+            return
+
+        def unwanted(row: Row) -> bool:
+            return row.serial < cancelled.get(row.request.id, 0) or row.owner in closed
+
+        incoming = [self._incoming.popleft() for _ in range(len(self._incoming))]
+        self._incoming.extend(row for row in incoming if not unwanted(row))
+        for row in [*self._batch.drop(unwanted), *filter(unwanted, incoming)]:
+            row.finish = FinishReason.CANCELLED
+            row.owner.done.append(row.completion())
 
     def _tell(self, row: Row, token: int) -> None:
         call: _Call = row.owner
@@ -199,6 +211,6 @@ class NativeEngine:
     def _abandon(self, error: BaseException) -> None:
         # An interrupt is meant for the thread that gets it; the others are told what became of their work.
         told = error if isinstance(error, Exception) else RuntimeError("generation was interrupted")
-        for row in [*self._batch.clear(), *self._incoming]:
+        for row in [*self._batch.drop(lambda _: True), *self._incoming]:
             row.owner.error = told
         self._incoming.clear()

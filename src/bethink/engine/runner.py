@@ -49,12 +49,17 @@ class Runner:
                 fix="use a decoder-only causal language model",
             )
         self.model = model
-        self.device: torch.device = model.get_output_embeddings().weight.device
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.vocabulary: int = config.vocab_size
         self._layers: int = config.num_hidden_layers
         self._prefill_tokens = prefill_tokens
         self.cache = SlotCache()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        device: torch.device = self.model.get_output_embeddings().weight.device
+        return device
 
     def bytes_per_token(self) -> int:
         """Estimated bytes of cache one token takes, from the config."""
