@@ -114,3 +114,17 @@ def test_what_was_answered_before_an_endpoint_failed_is_not_asked_again(server, 
     assert len(server.seen) == 20 - len(kept)
     whole = run_eval(config(server, tmp_path / "whole"))
     assert result.samples.read_bytes() == whole.samples.read_bytes()
+
+
+def test_other_tags_and_another_toggle_need_no_code(server, tmp_path):
+    tags = {"think_open": "[reason]", "think_close": "[/reason]", "toggle": "slash"}
+    result = run_eval(config(server, tmp_path / "out", modes=["off"], size=3, **tags))
+    for row in read_jsonl(result.samples):
+        assert row["prompt"][-1]["content"].endswith("/no_think")
+        assert row["compliant"]
+    system = {**tags, "toggle": "system"}
+    result = run_eval(config(server, tmp_path / "on", modes=["on"], size=3, **system))
+    for row in read_jsonl(result.samples):
+        assert row["output"].startswith("[reason]\n")
+        assert row["verdict"] == "correct"
+        assert row["compliant"]

@@ -100,6 +100,7 @@ def test_difficulty_levels_follow_the_generators_curriculum():
         ("chain_sum", {"level": 99}, "above the highest"),
         ("gsm_symbolic", {"level": 1}, "has no difficulty levels"),
         ("composite", {}, "refuses these options"),
+        ("letter_counting", {"min_words": 2.5, "max_words": 4.5}, "cannot make a problem"),
     ],
 )
 def test_a_mistake_in_the_options_is_named(name, config, said):

@@ -60,7 +60,23 @@ def eval(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows of task files that are no problems.")
     ] = False,
+    toggle: Annotated[
+        str,
+        typer.Option(
+            help="How the model is told the mode: system (prompt), kwargs (of the template), slash."
+        ),
+    ] = "system",
+    think_open: Annotated[
+        str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")
+    ] = None,
+    think_close: Annotated[str | None, typer.Option(help="Its closing tag.")] = None,
     slots: Annotated[int, typer.Option(help="Completions decoded at once on this machine.")] = 64,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Grading processes.", show_default="one a core")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in --output.")
@@ -97,11 +113,16 @@ def eval(
         "prompted": prompted,
         "exclude": exclude or [],
         "skip_bad": skip_bad,
+        "toggle": toggle,
         "slots": slots,
+        "dtype": dtype,
+        "device": device,
         "workers": workers,
         "resume": resume,
         **sampling,
     }
+    tags = {"think_open": think_open, "think_close": think_close}
+    options |= {key: value for key, value in tags.items() if value is not None}
     result = run_eval(validate(EvalConfig, options, name="bethink eval"))
     out.print(results_table(result.rows))
     note(f"every prompt, output and verdict: {result.samples}\nthe table: {result.results}")

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from bethink.chat.toggle import Mode
+from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
 from bethink.core.config import StrictModel
 from bethink.tasks.sources import split_specs
 
@@ -38,7 +38,9 @@ class EvalConfig(StrictModel):
     prompted:    ask for step-by-step work and an answer in \\boxed{} in the question itself.
     exclude:     files of training rows; problems whose question is in them are left out and counted.
     skip_bad:    leave out rows of task files that are no problems (counted) instead of stopping.
-    slots:       completions that the native engine decodes at once; workers: grading processes (None: one a core).
+    toggle:      how the model is told the mode; think_open, think_close: the tags of its think block.
+    slots:       completions that the native engine decodes at once; dtype, device: of the model on this machine (by default what suits
+                 the machine); workers: grading processes (None: one a core).
     """
 
     output: Path
@@ -62,7 +64,12 @@ class EvalConfig(StrictModel):
     prompted: bool = False
     exclude: tuple[Path, ...] = ()
     skip_bad: bool = False
+    toggle: ToggleStyle = ToggleStyle.SYSTEM
+    think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
+    think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
     slots: int = Field(default=64, ge=1)
+    dtype: str | None = None
+    device: str | None = None
     workers: int | None = Field(default=None, ge=1)
     resume: bool = False
 
@@ -104,6 +111,11 @@ class EvalConfig(StrictModel):
     def model_spec(self) -> str | None:
         """The model with its adapter, in one word."""
         return f"{self.model}+{self.adapter}" if self.adapter is not None else self.model
+
+    @property
+    def think(self) -> ThinkFormat:
+        """How the model marks its thinking."""
+        return ThinkFormat(self.think_open, self.think_close)
 
     def sampling(self, mode: Mode) -> SamplingOptions:
         """How completions of a mode are drawn."""

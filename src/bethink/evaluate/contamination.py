@@ -29,7 +29,7 @@ def training_questions(paths: Sequence[Path]) -> set[str]:
     """
     found: set[str] = set()
     for path in paths:
-        for file in _files(path):
+        for file in training_files(path):
             before = len(found)
             for row in _rows(file):
                 found |= {question_key(text) for text in _asked(row) if text.strip()}
@@ -40,7 +40,8 @@ def training_questions(paths: Sequence[Path]) -> set[str]:
     return found
 
 
-def _files(path: Path) -> list[Path]:
+def training_files(path: Path) -> list[Path]:
+    """The files that `path` means. Raises DataError when there is none."""
     if path.is_file():
         return [path]
     found = sorted(file for file in path.glob("*") if file.suffix in _SUFFIXES) if path.is_dir() else []

@@ -16,13 +16,14 @@ from bethink.chat.toggle import apply_toggle
 from bethink.core.console import warn
 from bethink.core.files import atomic_path, dump_line, explain_os_errors
 from bethink.engine.dialogue import Question, Reply
+from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.plan import Item, Key
 from bethink.verify.verdict import Verdict
 
 Row = dict[str, Any]
 
 
-def make_row(item: Item, question: Question, reply: Reply, verdict: Verdict) -> Row:
+def make_row(item: Item, question: Question, reply: Reply, verdict: Verdict, config: EvalConfig) -> Row:
     """One completion as it is kept. `prompt` is the text the model was given, or the messages sent to an endpoint."""
     return {
         "id": item.problem.id,
@@ -31,12 +32,12 @@ def make_row(item: Item, question: Question, reply: Reply, verdict: Verdict) -> 
         "sample": item.sample,
         "question": item.problem.question,
         "answer": item.problem.answer,
-        "prompt": reply.prompt or apply_toggle(question.messages, item.mode),
+        "prompt": reply.prompt or apply_toggle(question.messages, item.mode, config.toggle),
         "output": reply.text,
         "verdict": str(verdict.outcome),
         "extracted": verdict.extracted,
         "detail": verdict.detail,
-        "compliant": compliant(reply.text, item.mode, opened=reply.opened),
+        "compliant": compliant(reply.text, item.mode, config.think, opened=reply.opened),
         "thinking_tokens": reply.thinking_tokens,
         "answer_tokens": reply.answer_tokens,
         "finish_reason": str(reply.finish_reason),
@@ -67,7 +68,12 @@ def kept_rows(path: Path, items: Sequence[Item]) -> dict[Key, Row]:
             except (ValueError, KeyError, TypeError):
                 strange += 1
                 continue
-            if row["question"] == item.problem.question and row["seed"] == item.seed:
+            same = (row["question"], row["answer"], row["seed"]) == (
+                item.problem.question,
+                item.problem.answer,
+                item.seed,
+            )
+            if same:
                 kept[key] = row
             else:
                 strange += 1

@@ -83,7 +83,7 @@ def generate(
     for index in range(most_draws):
         if len(problems) == size or barren > max(_PATIENCE, 5 * len(seen)):
             break
-        entry = dataset[index]
+        entry = _item(dataset, index, name, options)
         key = question_key(entry["question"])
         barren += 1
         if key in seen:
@@ -107,6 +107,18 @@ def generate(
             f"({dropped['duplicate']:,} repeats, {dropped['excluded']:,} excluded)"
         )
     return ProblemSet(name, tuple(problems), dropped)
+
+
+def _item(dataset: Any, index: int, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """One item. Options that a generator takes but cannot make a problem with show only here."""
+    try:
+        entry: dict[str, Any] = dataset[index]
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`{name}` cannot make a problem with these options: {type(error).__name__}: {error}",
+            where=f"{name}: {options}",
+        ) from error
+    return entry
 
 
 def _problem(name: str, entry: dict[str, Any], options: dict[str, Any]) -> Problem:
