@@ -73,26 +73,29 @@ def _share(flags: Iterable[bool]) -> float:
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """The results of one model, shares in percent, for a terminal of 80 columns."""
+    """The results of one model or several, shares in percent, for a terminal of 80 columns."""
+    one_model = len({row["model"] for row in results}) == 1
+    one_task = len({row["task"] for row in results}) == 1
     table = Table(
-        title=results[0]["model"],
+        title=results[0]["model"] if one_model else None,
         title_justify="left",
         title_style="bold",
         header_style="bold",
-        caption=_legend(results),
+        caption=_caption(results, speeds=one_model),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    several = len({row["task"] for row in results}) > 1
-    if several:
-        table.add_column("task", overflow="fold")
+    for name, shown in (("model", not one_model), ("task", not one_task)):
+        if shown:
+            table.add_column(name, overflow="fold")
     table.add_column("mode", no_wrap=True)
-    for name in ("n", "right", "95 %", "obeys", "cut", "silent", "think", "answer"):
+    for name in ("n", "accu-\nracy", "95 %", "com-\nplies", "cut\noff", "no\nansw.", "\nthink", "\nanswer"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in results:
         table.add_row(
-            *([row["task"]] if several else []),
+            *([] if one_model else [row["model"]]),
+            *([] if one_task else [row["task"]]),
             row["mode"],
             f"{row['n']:,}" + (f"×{row['samples']}" if row["samples"] > 1 else ""),
             "–" if row["accuracy"] is None else _points(row["accuracy"]),
@@ -104,14 +107,11 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _legend(results: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "right: accuracy in percent; obeys: does what the toggle says; cut: at the",
-        "token limit; silent: no answer committed; think, answer: mean tokens",
-    ]
-    speeds = {row["mode"]: row["tokens_per_second"] for row in results if row["tokens_per_second"]}
-    if speeds:
-        lines.append("tokens/s: " + ", ".join(f"{mode} {rate:,.0f}" for mode, rate in speeds.items()))
+def _caption(results: Sequence[Mapping[str, Any]], *, speeds: bool) -> str:
+    lines = ["percent of n problems; think, answer: mean tokens; cut off: at the token limit"]
+    rates = {row["mode"]: row["tokens_per_second"] for row in results if row["tokens_per_second"]}
+    if speeds and rates:
+        lines.append("tokens/s: " + ", ".join(f"{mode} {rate:,.0f}" for mode, rate in rates.items()))
     if failures := sum(row["grader_errors"] for row in results if row["task"] != ALL):
         lines.append(f"{failures:,} completions could not be graded and count for nothing")
     return "\n".join(lines)

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from bethink.core.files import read_json, write_json
 from bethink.recipe.stages import Prepared
 
@@ -30,42 +27,6 @@ def read_results(run_dir: Path) -> list[dict[str, Any]]:
     """The rows of a run's `results.json`; none when no eval stage has finished."""
     path = run_dir / "results.json"
     return list(read_json(path)["rows"]) if path.exists() else []
-
-
-def results_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows for a terminal of 80 columns, shares in percent."""
-    table = Table(
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        caption="right: accuracy with its 95 % interval; obeys: does what the toggle says;\n"
-        "cut: at the token limit; silent: no answer committed; think, answer: mean tokens",
-        caption_justify="left",
-    )
-    several_tasks = len({row["task"] for row in rows}) > 1
-    table.add_column("model", overflow="fold")
-    if several_tasks:
-        table.add_column("task", overflow="fold")
-    table.add_column("mode", no_wrap=True)
-    for column in ("n", "right", "95 %", "obeys", "cut", "silent", "think", "answer"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["model"],
-            *([row["task"]] if several_tasks else []),
-            row["mode"],
-            f"{row['n']:,}",
-            _points(row["accuracy"]),
-            f"{_points(row['low'])}–{_points(row['high'])}",
-            *(_points(row[name]) for name in ("compliance", "truncated", "no_answer")),
-            f"{row['thinking_tokens']:.0f}",
-            f"{row['answer_tokens']:.0f}",
-        )
-    return table
-
-
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def percent(share: float | None) -> str:
