@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from bethink.chat.tokenizer import ChatTokenizer
+from bethink.cli.sft import sft
 from bethink.core.errors import BethinkError, DataError, PreflightError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
@@ -110,6 +112,8 @@ def test_the_pair_of_outputs_is_written_at_each_evaluation(make_config: Make) ->
 def test_a_batch_never_holds_a_row_twice_and_order_is_kept() -> None:
     by_steps = Schedule.plan(rows=5, batch_size=8, steps=3, epochs=1.0)
     assert [by_steps.of(step) for step in range(3)] == [[0, 1, 2, 3, 4]] * 3
+    part_of_a_pass = Schedule.plan(rows=6, batch_size=3, steps=2, epochs=1.0, pass_rows=60)
+    assert part_of_a_pass.seen(2) / part_of_a_pass.pass_rows == 0.1
     by_epochs = Schedule.plan(rows=5, batch_size=3, steps=None, epochs=2.0)
     assert [by_epochs.of(step) for step in range(by_epochs.steps)] == [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4]]
 
@@ -196,3 +200,11 @@ def test_the_resume_command_says_what_differs_from_the_defaults(tmp_path: Path) 
     for part in ("--rank 8", "--full", "--targets q_proj,v_proj", f"'{tmp_path / 'a b'}'"):
         assert part in command
     assert "--lr" not in command
+
+
+def test_the_command_lines_defaults_are_the_configs() -> None:
+    options = inspect.signature(sft).parameters
+    assert set(options) == set(SFTConfig.model_fields)
+    for name, option in options.items():
+        if not SFTConfig.model_fields[name].is_required():
+            assert option.default == SFTConfig.model_fields[name].default, name

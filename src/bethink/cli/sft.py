@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -140,7 +141,8 @@ def sft(
     from bethink.core.console import out
     from bethink.train.sft import SFTConfig, run_sft
 
-    options["targets"] = tuple(targets.split(",")) if "," in targets else targets
+    if targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
+        options["targets"] = tuple(targets.split(","))
     result = run_sft(validate(SFTConfig, options, name="bethink sft"))
     loss = result.last["loss"]
     out.print(f"{result.path}  {result.steps:,} steps, last loss {loss:.4f}", highlight=False, soft_wrap=True)

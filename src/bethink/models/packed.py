@@ -9,7 +9,7 @@ other number formats, other devices and sliding windows use torch's kernel, segm
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -59,7 +59,7 @@ class _ShortSegments(torch.autograd.Function):
             k_KLD, v_KLD = key[0, :, start:end], value[0, :, start:end]
             score_KML = torch.bmm(q_KMD.float(), k_KLD.float().transpose(1, 2))
             score_HLL = score_KML.view(heads, end - start, end - start)
-            score_HLL.mul_(scale).add_(_future(end - start))
+            score_HLL.mul_(scale).add_(_future()[: end - start, : end - start])
             p_KML = score_HLL.softmax(-1).to(query.dtype).view_as(score_KML)
             output_HLD = torch.bmm(p_KML, v_KLD).view(heads, end - start, -1)
             output_1THD[0, start:end] = output_HLD.transpose(0, 1)
@@ -98,7 +98,7 @@ def _like(tensor_1HTD: Tensor) -> Tensor:
     return tensor_1HTD.new_empty(1, tokens, heads, size).transpose(1, 2)
 
 
-@lru_cache(maxsize=64)
-def _future(length: int) -> Tensor:
-    """Minus infinity where a key stands after its query [L, L]."""
-    return torch.full((length, length), float("-inf")).triu_(1)
+@cache
+def _future() -> Tensor:
+    """Minus infinity where a key stands after its query [SHORT, SHORT]; its upper left corner serves every shorter length."""
+    return torch.full((SHORT, SHORT), float("-inf")).triu_(1)

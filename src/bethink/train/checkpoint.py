@@ -35,7 +35,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
         save_file(tensors, part / "state.safetensors")
         write_json(part / "state.json", {"step": checkpoint.step, "method": checkpoint.state})
-    for old in existing(directory)[:-keep]:
+    for old in [*existing(directory)[:-keep], *directory.glob(".*.part")]:  # a part is what a killed run left
         shutil.rmtree(old)
     return final
 

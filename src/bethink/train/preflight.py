@@ -20,6 +20,7 @@ from bethink.core.console import duration, err, warn
 from bethink.core.errors import PreflightError
 from bethink.core.files import write_json
 from bethink.models.machine import free_memory
+from bethink.train.batch import padded_length
 from bethink.train.rows import Census, Row, TokenStore, read_rows
 from bethink.train.sft_method import Schedule
 
@@ -30,6 +31,7 @@ PROOF_ROWS = 100
 class Preflight:
     """What was found; written to preflight.json. Shares are of the rows read, memory is in bytes."""
 
+    rows_total: int
     rows_read: int
     rows: int
     held_out_rows: int
@@ -73,14 +75,16 @@ def survey(
     gradient_checkpointing None: on when training does not fit without. capacity: tokens in a packed row.
     """
     device = next(model.parameters()).device
+    row_tokens = max(padded_length(store.census.longest, capacity), capacity)
     free = memory_free(device, model)
     recompute = gradient_checkpointing
     if recompute is None:
-        recompute = memory_needed(model, capacity, gradient_checkpointing=False) > free
+        recompute = memory_needed(model, row_tokens, gradient_checkpointing=False) > free
     census = store.census
     proof_rows, proof_failures = prove_rows(files, tokenizer)
     tokens = int(store.lengths.sum())
     return Preflight(
+        rows_total=census.total,
         rows_read=census.read,
         rows=len(store),
         held_out_rows=len(held_out),
@@ -98,7 +102,7 @@ def survey(
         samples=schedule.samples,
         planned_tokens=round(tokens / len(store) * schedule.samples),
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        memory_needed=memory_needed(model, capacity, gradient_checkpointing=recompute),
+        memory_needed=memory_needed(model, row_tokens, gradient_checkpointing=recompute),
         memory_free=free,
         gradient_checkpointing=recompute,
     )
@@ -210,7 +214,8 @@ def check(found: Preflight, allowed: Thresholds, census: Census) -> None:
 def _table(found: Preflight) -> Table:
     table = Table(title="preflight", show_header=False, title_justify="left")
     rows = {
-        "rows": f"{found.rows:,} to train on, {found.held_out_rows:,} held out, of {found.rows_read:,} read",
+        "rows": f"{found.rows:,} to train on, {found.held_out_rows:,} held out, of {found.rows_read:,} read"
+        + (f" (the data has {found.rows_total:,})" if found.rows_total > found.rows_read else ""),
         "too long, dropped": f"{found.dropped:,} ({found.dropped_share:.1%})",
         "empty completions": f"{found.empty:,}",
         "thinking on / off": f"{found.on_share:.1%} / {1 - found.on_share:.1%}",

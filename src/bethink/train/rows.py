@@ -56,8 +56,13 @@ class Sample:
 
 @dataclass(slots=True)
 class Census:
-    """What happened to the rows on their way in. The examples are "file:line" of the first few."""
+    """What happened to the rows on their way in.
 
+    total: rows in the files, of which `read` were looked at before there were enough. longest: tokens of the longest row kept; the
+    examples are "file:line" of the first few.
+    """
+
+    total: int = 0
     read: int = 0
     kept: int = 0
     held_out: int = 0
@@ -67,6 +72,11 @@ class Census:
     largest_id: int = -1
     too_long_examples: list[str] = field(default_factory=list)
     empty_examples: list[str] = field(default_factory=list)
+
+    @property
+    def pass_rows(self) -> int:
+        """Training rows in a whole pass over the data: counted, or estimated from the share kept of those read."""
+        return self.kept if self.read == self.total else round(self.total * self.kept / max(self.read, 1))
 
 
 def data_files(data: Path) -> list[Path]:
@@ -245,10 +255,10 @@ def _fill(
     needed: int | None,
     is_held_out: Callable[[Row], bool],
 ) -> Census:
-    census = Census()
+    census = Census(total=count_rows(files))
     train, held_out = _Writer(part / "train"), _Writer(part / "held_out")
     rows = read_rows(files)
-    with Progress("tokenize", None) as progress:
+    with Progress("tokenize", census.total if needed is None else None) as progress:
         while block := list(itertools.islice(rows, _BLOCK_ROWS)):
             for row, prompt_ids, completion_ids in _encode(block, tokenizer):
                 census.read += 1

@@ -15,6 +15,7 @@ from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import note
 from bethink.core.errors import TemplateError
+from bethink.models.lora import folded
 
 _PLACEHOLDER = "QUESTION-STANDS-HERE"
 
@@ -59,7 +60,8 @@ class SamplePair:
         message = {"role": "user", "content": self.question}
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
         questions = [Question(mode.value, (message,), mode, sampling) for mode in Mode]
-        texts = {reply.id: reply.text for reply in dialogue.answer(questions)}
+        with folded(model):
+            texts = {reply.id: reply.text for reply in dialogue.answer(questions)}
         quoted = "\n".join(f"> {line}" for line in self.question.splitlines())
         section = [f"## step {step}\n\n{quoted}\n"]
         for mode in Mode:

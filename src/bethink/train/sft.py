@@ -130,10 +130,12 @@ def run_sft(config: SFTConfig) -> SFTResult:
     model, masters = _load(config, located, device)
     prove_head(model)
     store, held_out = _stores(config, files, tokenizer, model)
-    schedule = Schedule.plan(len(store), config.batch_size, config.steps, config.epochs)
+    schedule = Schedule.plan(
+        len(store), config.batch_size, config.steps, config.epochs, store.census.pass_rows
+    )
     if schedule.batch_size < config.batch_size:
         warn(f"only {len(store)} rows: a batch is {schedule.batch_size} samples, not {config.batch_size}")
-    capacity = max(config.tokens_per_microbatch or default_capacity(device), store.census.longest)
+    capacity = config.tokens_per_microbatch or default_capacity(device)
     found = survey(
         files, tokenizer, model, store, held_out, schedule, capacity, config.gradient_checkpointing
     )

@@ -25,19 +25,23 @@ from bethink.train.samples import SamplePair
 class Schedule:
     """Which rows an optimizer step takes: consecutive ones, starting again at the first after the last.
 
-    rows: how many there are; batch_size: samples a step; samples: in the whole run. When the length is given in steps every batch is
+    rows: how many there are; batch_size: samples a step; samples: in the whole run; pass_rows: rows in a whole pass over the data, more
+    than `rows` when the run is too short to need them all. When the length is given in steps every batch is
     full; when it is given in epochs the last one holds what is left. A batch never holds a row twice.
     """
 
     rows: int
     batch_size: int
     samples: int
+    pass_rows: int
 
     @classmethod
-    def plan(cls, rows: int, batch_size: int, steps: int | None, epochs: float) -> Schedule:
+    def plan(
+        cls, rows: int, batch_size: int, steps: int | None, epochs: float, pass_rows: int | None = None
+    ) -> Schedule:
         """`steps` wins over `epochs`; the batch shrinks to the number of rows where there are fewer."""
-        size = min(batch_size, rows)
-        return cls(rows, size, steps * size if steps is not None else max(1, round(epochs * rows)))
+        size, whole = min(batch_size, rows), pass_rows or rows
+        return cls(rows, size, steps * size if steps is not None else max(1, round(epochs * whole)), whole)
 
     @property
     def steps(self) -> int:
@@ -94,7 +98,7 @@ class SFTMethod:
             "tokens": int(sums["tokens"]),
             "completion_tokens": int(sums["on"] + sums["off"]),
             "samples": seen,
-            "epoch": round(seen / self.schedule.rows, 6),
+            "epoch": round(seen / self.schedule.pass_rows, 6),
         }
 
     def evaluate(self, step: int) -> dict[str, Any]:
