@@ -35,9 +35,12 @@ def run(
     ] = False,
 ) -> None:
     """Run a recipe. What is done is skipped, what is half done goes on where it stopped."""
+    import shlex
+
     from bethink.core.console import duration, note, out
+    from bethink.evaluate.results import results_table
     from bethink.recipe.plan import plan_table, plan_words
-    from bethink.recipe.results import read_results, results_table
+    from bethink.recipe.results import read_results
     from bethink.recipe.run import choose_directory, run_recipe
     from bethink.recipe.schema import load_recipe
     from bethink.recipe.stages import prepare
@@ -55,8 +58,8 @@ def run(
     try:
         manifest = run_recipe(loaded, directory, overrides=overrides, redo=redo)
     except KeyboardInterrupt:
-        again = " ".join(f"--set {override!r}" for override in overrides)
-        note(f"stopped; go on with: bethink run {recipe} {again}{' ' * bool(again)}--output {directory}")
+        again = ["bethink", "run", recipe, *(word for one in overrides for word in ("--set", one))]
+        note(f"stopped; go on with: {shlex.join([*again, '--output', str(directory)])}")
         raise
     if rows := read_results(directory):
         out.print(results_table(rows))

@@ -25,6 +25,9 @@ from bethink.recipe.schema import LoadedRecipe, Recipe
 from bethink.recipe.stages import Prepared, prepare
 from bethink.recipe.usage import MemoryWatch, gpu_peak_bytes
 
+_CLAIM = ".fingerprint.json"
+"""What `core.files.claim_output` writes into a room's output first."""
+
 
 def run_recipe(
     loaded: LoadedRecipe, run_dir: Path, *, overrides: Sequence[str] = (), redo: bool = False
@@ -160,7 +163,10 @@ def _record_of(one: Prepared, manifest: Manifest) -> StageRecord:
 
 
 def _run_stage(one: Prepared, record: StageRecord, manifest: Manifest, run_dir: Path, head: str) -> None:
-    half_done = record.state == "running" and _occupied(one.folder)
+    # A room marks its output before anything else; without the mark there is nothing in it to go on from.
+    half_done = record.state == "running" and (one.folder / _CLAIM).exists()
+    if not half_done and one.folder.is_dir():
+        shutil.rmtree(one.folder)
     note(f"{head}: {'resuming' if half_done else one.stage.uses}")
     record.state = "running"
     record.attempts += 1
