@@ -232,7 +232,14 @@ def test_fields_that_ask_for_nothing_are_taken(served: Served) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_the_engine(served: Served, stream: bool) -> None:
-    body = {"model": "tiny", "messages": ASK, "stream": stream, "max_tokens": 1900, "temperature": 1, "top_k": 8}
+    body = {
+        "model": "tiny",
+        "messages": ASK,
+        "stream": stream,
+        "max_tokens": 1900,
+        "temperature": 1,
+        "top_k": 8,
+    }
     url = f"{served.url}/v1/chat/completions"
     if stream:
         with httpx.stream("POST", url, json=body, timeout=30) as reply:
