@@ -123,7 +123,9 @@ def rephrased(answer: str, rng: random.Random) -> tuple[str, str]:
 
 
 def mistaken(answer: str, answers: list[str], rng: random.Random) -> tuple[str, str]:
-    """Another value: a number off by a little, a fraction upside down, or the answer to another question."""
+    """Another value: near the right one where there is such a thing, else the answer to another question."""
+    if near := [(made, other) for made, other in near_misses(answer) if other != answer]:
+        return rng.choice(near)
     if re.fullmatch(r"-?\d+", answer) and rng.random() < 0.7:
         return "off by some", str(int(answer) + rng.choice([-10, -2, -1, 1, 2, 10]))
     if (match := re.fullmatch(r"-?\\frac\{(\d+)\}\{(\d+)\}", answer)) and match[1] != match[2]:
@@ -132,6 +134,28 @@ def mistaken(answer: str, answers: list[str], rng: random.Random) -> tuple[str, 
         other = rng.choice(answers).strip()
         if _digits_and_letters(other) != _digits_and_letters(answer):
             return "another answer", other
+
+
+def near_misses(answer: str) -> list[tuple[str, str]]:
+    """Answers that look like the right one and are not."""
+    misses = []
+    if match := re.fullmatch(r"(-?\w+)_\{?(\d+)\}?", answer):
+        misses.append(("other base", f"{match[1]}_{{{int(match[2]) + 1}}}"))
+    if match := re.fullmatch(r"\(([^(),]+),([^(),]+)\)", answer):
+        if match[1].strip() != match[2].strip():
+            misses.append(("other order", f"({match[2]},{match[1]})"))
+        misses.append(("other brackets", f"[{match[1]},{match[2]}]"))
+    if match := re.fullmatch(r"\[([^\[\](),]+),([^\[\](),]+)\]", answer):
+        misses.append(("other brackets", f"({match[1]},{match[2]})"))
+    if match := re.search(r"\\text\{ ?(cm|inches|feet|miles|hours)\}$", answer):
+        misses.append(("other unit", answer[: match.start()] + r"\text{ days}"))
+    if "=" in answer and answer.endswith("0"):
+        misses.append(("right side only", "0"))
+    if re.search(r"(?<![A-Za-z\\])R(?![A-Za-z])", answer):
+        misses.append(("other letter", answer.replace("R", "r")))
+    if match := re.fullmatch(r"\\frac\{1\}\{(\d)\^\{(\d+)\}\}", answer):
+        misses.append(("other power", rf"\frac{{1}}{{{match[1]}^{{{int(match[2]) + 1}}}}}"))
+    return misses
 
 
 def _digits_and_letters(answer: str) -> str:

@@ -22,6 +22,11 @@ COMMITMENT = [
     ("42", r"\boxed{}", N),
     ("42", r"Put your answer in \boxed{}. I get \boxed{42}.", C),
     ("42", r"\boxed{ 42 }", C),
+    ("42", r"\boxed 42", C),
+    ("42", r"I will write it in \boxed format: \boxed{42}", C),
+    ("42", r"I will write it in \boxed format. It is 42.", N),
+    ("42", r"The result goes into \boxed{answer}.", N),
+    ("42", r"\boxed{?}", N),
     ("42", r"\boxed{42", N),
     ("42", r"So \boxed{42}. Wait, let me write it again: \boxed{4", N),
     (r"\frac{1}{2}", r"\boxed{\frac{1}{2}}", C),
@@ -76,6 +81,13 @@ COMMITMENT = [
     ("7", "x = 7", C),
     ("7", "7 apples", C),
     ("8", "7", W),
+    ("7", "Answer:\n```\n7\n```", C),
+    ("7", "The answer is 7 ✅", C),
+    ("7", "The answer is 7.<|im_end|>", C),
+    ("7", "The answer is seven.", C),
+    ("5/6", "The final answer is 5/6 of the pizza.", C),
+    ("7", "Final answer: $7$\n\n(Note: we assumed that no bird flew away.)", C),
+    ("2, -2", "The answer is x = 2 or x = -2.", C),
     # With a box and a phrase: the box, unless "final answer" comes later.
     ("7", r"\boxed{7} So the answer is positive, as expected.", C),
     ("7", r"The answer is 6, or rather \boxed{7}.", C),
@@ -135,6 +147,10 @@ _EQUAL = [
     (r"\text{Monday}", "Monday"), (r"\text{Monday}", r"\text{monday.}"), (r"\text{(C)}", "C"), (r"\text{A,B}", "B, A"),
     (r"\mbox{four}", "4"), (r"8:34 \text{ p.m.}", "8:34 pm"), ("0", r"\sin(\pi)"), (r"\frac{\sqrt6-\sqrt2}{4}", r"\sin 15^\circ"),
     (r"6, 8\text{, and }10", "6, 8, 10"), (r"0.56 = 56\%", "0.56"), (r"\sqrt{3-2\sqrt{2}}", r"\sqrt2-1"), ("17", r"\mathbf{17}"),
+    (r"\frac13", r"0.\overline{3}"), (r"\frac{41}{330}", r"0.1\overline{24}"), (r"\frac52", r"\frac{5}{2} \text{ or } 2.5"),
+    ("12345", "12 345"), ("(3,\\infty)", r"\{x \mid x > 3\}"), ("2", r"2^{\text{nd}}"), ("(3,4)", r"x = 3 \text{ and } y = 4"),
+    ("300000", r"3 \times 10^5"), (r"12\text{ cm}^2", r"12\ \mathrm{cm^2}"), (r"\ln 2", r"\ln(2)"), ("0.001", "10^{-3}"),
+    (r"5\sqrt2", r"5\sqrt{2} \approx 7.07"), (r"(-\infty, 2) \cup (3, \infty)", r"x < 2 \text{ or } x > 3"),
 ]  # fmt: skip
 
 _DIFFERENT = [
@@ -149,9 +165,11 @@ _DIFFERENT = [
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"),
     ("2516_8", "2516_7"), ("2516_8", "1358"), ("1:4", "4:1"), ("8:34 \\text{ p.m.}", "8:34 a.m."), ("12:30", "2:5"),
     (r"\text{Monday}", "Tuesday"), (r"\text{(C)}", "D"), (r"\text{listen}", r"\text{silent}"), ("A", "a"),
-    (r"\text{Softball, Kickball}", "Kickball, Softball"), ("7", "seventy"), ("7", r"\frac{7}"), ("7", "@@@"), ("7", "?"),
+    (r"\text{Softball, Kickball}", "Kickball, Softball"), ("7", "seventy"), ("7", r"\frac{7}"), ("7", "@@@"),
     (r"\sin^2 t", r"\sin^2 x"), (r"2^{n-1}", "2^n"), (r"\frac{1}{x-1}", r"\frac{1}{x+1}"), (r"s^2 \le 8r^2", r"s^2 \ge 8r^2"),
     ("2, 3", "2 or 4"), ("7", "6 = 7 - 1 = 6"), ("7", r"\text{I do not know}"), ("10", "5 and 5"),
+    ("75, 75", "75"), (r"\frac52", r"\frac{5}{2} \text{ or } 3"), ("(3,\\infty)", r"\{x \mid x \ge 3\}"), ("12345", "12, 345"),
+    ("(3,4)", r"x = 4 \text{ and } y = 3"), ("300000", r"3 \times 10^4"), (r"\frac13", r"0.\overline{36}"),
 ]  # fmt: skip
 
 MATH = [(gold, rf"Thus \boxed{{{answer}}}.", C) for gold, answer in _EQUAL]
@@ -304,4 +322,8 @@ GENERATOR = [
     ("66", "The final answer is \\boxed{67}.", W),
     ("66", "The final answer is \\boxed{660}.", W),
     ("66", "Adding up gives 66", N),
+    ("66", "66", C),
+    ("66", r"Thus $\boxed{x = 66}$.", C),
+    ("66", "The final answer is sixty-six.", W),
+    ("66", "<think>The final answer is 66.", N),
 ]

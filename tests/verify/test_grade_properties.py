@@ -117,13 +117,22 @@ def test_a_problem_carries_its_generator() -> None:
             assert (verdict.outcome, verdict.detail) == (Outcome.WRONG, "scored 0")
 
 
-def test_a_scorer_that_crashes_is_our_failure() -> None:
-    with WorkerPool(1) as pool:
-        no_entry = grade_item(
-            GradeItem("1", "The answer is two.", "spell_backward", {"entry": {}}), pool=pool
-        )
-        unknown = grade_item(GradeItem("1", "The answer is two.", "no_such_generator"), pool=pool)
-    assert no_entry.outcome is unknown.outcome is Outcome.GRADER_ERROR
+def test_a_scorer_that_crashes_is_our_failure_unless_it_is_the_answer_that_cannot_be_read() -> None:
+    factors = {"answer": "3 × 37", "metadata": {"factors": [3, 37]}}
+    items = [
+        GradeItem("1", "The answer is two.", "spell_backward", {"entry": {}}),
+        GradeItem("1", "The answer is two.", "no_such_generator"),
+        GradeItem("3 × 37", "The answer is three.", "prime_factorization", {"entry": factors}),
+        GradeItem("3 × 37", r"\boxed{3 \times 37}", "prime_factorization", {"entry": factors}),
+        GradeItem("3 × 37", "Answer: n = 3 × 37", "prime_factorization", {"entry": factors}),
+    ]
+    assert [verdict.outcome for verdict in grade_many(items, 1)] == [
+        Outcome.GRADER_ERROR,
+        Outcome.GRADER_ERROR,
+        Outcome.WRONG,
+        Outcome.CORRECT,
+        Outcome.CORRECT,
+    ]
 
 
 def test_tolerance_is_the_problems() -> None:

@@ -46,7 +46,7 @@ def grade(
     _print(summary)
     if not summary.rejected:
         return
-    note(f"{summary.rejected:,} lines could not be graded: {rejects_path(output)}")
+    note(f"lines that could not be graded: {summary.rejected:,}, see {rejects_path(output)}")
     lines = summary.graded + summary.rejected
     if summary.rejected > max_bad_share * lines:
         raise DataError(

@@ -36,6 +36,7 @@ _MAX_CHARACTERS = 400
 _MAX_DEPTH = 30
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+_PERIOD = re.compile(r"(?P<point>\.?)\s*\\overline\s*\{(?P<digits>\d{1,20})\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _SUBSCRIPT = re.compile(r"_(?:\{([A-Za-z0-9]{1,8})\}|([A-Za-z0-9]))")
 _PLAIN_FRACTION = re.compile(r"\s*\\frac\s*(?:\{(\d{1,18})\}|(\d))\s*(?:\{(\d{1,18})\}|(\d))")
@@ -160,7 +161,13 @@ class _Reader:
         if not match:
             raise UnreadableError
         self._at = match.end()
-        return Fraction(match[0])
+        number, decimals = Fraction(match[0]), match[0].partition(".")[2]
+        period = _PERIOD.match(self._text, match.end())
+        if period and bool(period["point"]) != ("." in match[0]):
+            self._at = period.end()
+            length = len(period["digits"])
+            number += Fraction(int(period["digits"]), (10**length - 1) * 10 ** len(decimals))
+        return number
 
     def _base(self) -> Polynomial:
         character = self._peek()

@@ -51,7 +51,9 @@ def judge(gold: str, text: str, meta: Mapping[str, Any], *, truncated: bool = Fa
     if letter is None:
         return None
     correct = letter == wanted
-    return Verdict(Outcome.CORRECT if correct else Outcome.WRONG, letter, "", score=float(correct))
+    return Verdict(
+        Outcome.CORRECT if correct else Outcome.WRONG, letter, "the committed letter", score=float(correct)
+    )
 
 
 def choice_texts(meta: Mapping[str, Any]) -> tuple[str, ...]:
@@ -150,7 +152,7 @@ def _accepted(text: str, match: re.Match[str], known: str) -> str | None:
 
 _IS_ANSWER = re.compile(
     rf"\banswers?\b[\"']?(?:\s+choice\b)?(?:\s+(?:to|for|of|here)\b[^.:\n?!]{{0,80}}?)?\s*(?:\*\*|__)?\s*"
-    rf"(?:[:=]|\b(?:is|would be|should be|must be|choice)\b)\s*:?\s*(?:most likely\s+|therefore\s+|clearly\s+|thus\s+)?"
+    rf"(?:[:=]|(?=\s*\()|\b(?:is|would be|should be|must be|choice)\b)\s*:?\s*(?:most likely\s+|therefore\s+|clearly\s+|thus\s+)?"
     rf"{_OPEN}(?:{_WORD}\b\s*:?{_OPEN})?(?P<letter>[A-Za-z]){_CLOSE}(?![A-Za-z'])",
     re.IGNORECASE,
 )

@@ -108,7 +108,7 @@ def _based(gold: Form, answer: Form) -> bool | None:
     if isinstance(gold, Based) and isinstance(answer, Based):
         return gold == answer
     based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
-    if not isinstance(based, Based) or not isinstance(other, Leaf):
+    if not isinstance(based, Based) or not isinstance(other, Leaf) or other.unit is not None:
         return False
     return other.text.replace(" ", "").upper() == based.digits
 
@@ -125,7 +125,13 @@ def _ratios(gold: Form, answer: Form, judge: Judge) -> bool | None:
             a * answer.terms[0] == b * gold.terms[0] for a, b in zip(gold.terms, answer.terms, strict=True)
         )
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
-    if isinstance(ratio, Ratio) and isinstance(other, Leaf) and len(ratio.terms) == 2 and ratio.terms[1]:
+    if (
+        isinstance(ratio, Ratio)
+        and isinstance(other, Leaf)
+        and other.unit is None
+        and len(ratio.terms) == 2
+        and ratio.terms[1]
+    ):
         number = polynomial.rational(other.value)
         return (
             number == ratio.terms[0] / ratio.terms[1] if number is not None and not _is_time(ratio) else False
@@ -175,7 +181,10 @@ def _groups(gold: Form, answer: Form, judge: Judge) -> bool | None:
     answer_kind, answer_items = _as_items(answer)
     if not (isinstance(gold, Group) and isinstance(answer, Group)):
         group, lone = (gold, answer) if isinstance(gold, Group) else (answer, gold)
-        if isinstance(group, Group) and len(group.items) == 1:
+        # "5/2 or 2.5" is one answer said twice.
+        if isinstance(group, Group) and (
+            len(group.items) == 1 or (group is answer and group.kind == "list" and _all_equal(group.items))
+        ):
             return same(gold_items[0], answer_items[0], judge)
         return _not_alike(group, lone)
     if len(gold_items) != len(answer_items) or len(gold_items) > _MAX_ITEMS:
@@ -192,6 +201,10 @@ def _groups(gold: Form, answer: Form, judge: Judge) -> bool | None:
     if kinds in ({"list"}, {"pair"}, {"tuple"}, {"pair", "list"}, {"tuple", "list"}):
         return every(same(a, b, judge) for a, b in zip(gold_items, answer_items, strict=True))
     return False
+
+
+def _all_equal(items: Sequence[Form]) -> bool:
+    return 0 < len(items) <= _MAX_ITEMS and all(same(items[0], item, ExactJudge()) for item in items[1:])
 
 
 def _as_items(form: Form) -> tuple[str, tuple[Form, ...]]:

@@ -23,6 +23,7 @@ from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat
 from bethink.verify.latex import closing_braces
 
 _MAX_TAIL = 400
+_MAX_WHOLE = 200
 _MAX_FORMULA = 2000
 _MAX_PHRASES = 100  # of a text that repeats itself only the end is looked at
 
@@ -42,13 +43,16 @@ class Commitment:
     start: int
 
 
+_END_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,30}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
+
+
 def answer_text(
     output: str, *, think: ThinkFormat = DEFAULT_FORMAT, opened: bool = False
 ) -> tuple[str, Status]:
     """The text outside all think blocks, and what became of the block. opened: the prompt opened it.
 
     A closing tag without an opening one shows that the prompt did, and a second block in the answer is thinking as well. "" when a
-    block is not closed.
+    block is not closed. End-of-turn tokens that were left at the end are no part of it.
     """
     before, closed, _ = output.partition(think.close)
     parsed = parse(output, think=think, opened=opened or bool(closed and think.open not in before))
@@ -56,14 +60,14 @@ def answer_text(
     while think.open in answer:
         again = parse(answer, think=think)
         status, answer = again.status, again.answer
-    return answer, status
+    return _END_TOKENS.sub("", answer), status
 
 
-def committed(text: str, *, truncated: bool = False, words: int = 1) -> Commitment | None:
+def committed(text: str, *, truncated: bool = False, like: str = "") -> Commitment | None:
     """The answer `text` (after thinking) committed to, or None.
 
-    truncated: the completion was cut, so its end may be missing; words: how many words a text may have that is nothing but the answer (one
-    more beside a number).
+    truncated: the completion was cut, so its end may be missing; like: the reference answer, where answers may be texts: what is nothing but
+    an answer may then be as long and have as many words.
     """
     boxes, open_box = _boxes(text)
     marks = [*boxes, *_tagged(text), *_hashes(text), *_phrases(text)]
@@ -72,7 +76,7 @@ def committed(text: str, *, truncated: bool = False, words: int = 1) -> Commitme
     strong = [mark for mark in marks if mark.strong]
     if found := max(strong or marks, key=lambda mark: mark.start, default=None):
         return found
-    return _whole(text, words) if not truncated and open_box < 0 else None
+    return _whole(text, like) if not truncated and open_box < 0 else None
 
 
 def reference(answer: str) -> str:
@@ -83,7 +87,12 @@ def reference(answer: str) -> str:
     return answer
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:(?=\{)|(?P<token>\\[A-Za-z]+|[^\s\\{}$]))")
+_BOX = re.compile(
+    r"\\(?:boxed|fbox|framebox)\s*(?:(?=\{)|(?P<token>-?\d+(?:\.\d+)?|\\[A-Za-z]+(?!\s*[A-Za-z{])))"
+)
+_PLACEHOLDER = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:your |the |final )*answer(?: here)?\s*\}?|[.…_?]*|\\[lc]?dots", re.IGNORECASE
+)
 _BETWEEN_BOXES = re.compile(r"(?:[\s$,;.&]|\\[()]|\\text\s*\{|\}|\b(?:and|or)\b)*")
 _LONGEST_GAP = 40
 _MAX_NESTING = 20
@@ -105,7 +114,7 @@ def _boxes(text: str) -> tuple[list[Commitment], int]:
             open_box, at = match.start(), match.end()
             continue
         content = _unbox(content)
-        if not content:
+        if _PLACEHOLDER.fullmatch(content):
             continue
         gap = text[previous_end : match.start()] if found else None
         if (
@@ -200,10 +209,13 @@ _SENTENCE_END = re.compile(r"[.!?](?=[\s*\"')\]]|$)")
 _ABBREVIATION = re.compile(r"\b(?:[ap]\.m|sq|cu|ft|in|approx|vs|Mr|Mrs|Dr|St|No|[A-Z])$", re.IGNORECASE)
 
 
+_BLANK = re.compile(r"\s*(?:```\w*\n\s*)?")
+
+
 def _tail(text: str, start: int) -> tuple[str, str, bool]:
     """What follows a phrase: (to the end of the sentence, to the end of the paragraph, whether something ends it)."""
-    while start < len(text) and text[start].isspace():
-        start += 1
+    blank = _BLANK.match(text, start)
+    start = blank.end() if blank else start
     end_of_paragraph = text.find("\n\n", start)
     end_of_paragraph = len(text) if end_of_paragraph < 0 else end_of_paragraph
     block = text[start:end_of_paragraph].strip()
@@ -265,8 +277,13 @@ def _trim(tail: str) -> str:
     return _bare(tail)
 
 
+_EMOJI_AT_END = re.compile(
+    "(?<=[^\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\\s])\\s*[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]+\\s*$"
+)
+
+
 def _bare(text: str) -> str:
-    text = text.strip().rstrip(".,;:!*_ ")
+    text = _EMOJI_AT_END.sub("", text).strip().rstrip(".,;:!*_ ")
     return (text if "{" in text else text.rstrip("} ")).strip(" \"'")
 
 
@@ -290,17 +307,23 @@ def _retracted(text: str, mark: Commitment) -> bool:
 _PROSE = re.compile(r"\\[A-Za-z]+(?:\{[a-z]*\})?|[A-Za-z]{2,}")
 
 
-def _whole(text: str, most_words: int) -> Commitment | None:
+def _whole(text: str, like: str) -> Commitment | None:
     """The text itself, when it is one short line with hardly a word in it."""
     line = text.strip()
-    if not line or "\n" in line or len(line) > 200 or line.endswith("?"):
-        return None
-    words = [word for word in _PROSE.findall(line) if not word.startswith("\\")]
     if (
-        len(words) > most_words + any(character.isdecimal() for character in line)
-        or _BOX.search(line)
+        not line
+        or "\n" in line
+        or len(line) > max(_MAX_WHOLE, 2 * len(like))
+        or line.endswith("?")
         or r"\boxed" in line
     ):
         return None
+    most_words = max(1, _words(like)) + any(character.isdecimal() for character in line)
     trimmed = _trim(line)
-    return Commitment(trimmed, line, strong=False, closed=False, start=0) if trimmed else None
+    if _words(line) > most_words or not trimmed:
+        return None
+    return Commitment(trimmed, line, strong=False, closed=False, start=0)
+
+
+def _words(text: str) -> int:
+    return sum(not word.startswith("\\") for word in _PROSE.findall(text))

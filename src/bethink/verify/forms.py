@@ -109,10 +109,11 @@ _ROWS = frozenset({r"\newline"})
 _CELLS = frozenset({"&"})
 _EQUALS = frozenset({"=", r"\approx"})
 _ORDER = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
+_SUCH_THAT = frozenset({r"\mid", "|", ":"})
 _IN = frozenset({r"\in"})
 _THEREFORE = re.compile(r".*\\(?:implies|Rightarrow|Longrightarrow|therefore|iff)(?![A-Za-z])", re.DOTALL)
 _GROUPED_NUMBER = re.compile(
-    r"(?:\\\$)?\s*-?\s*(?:\\\$)?\s*\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?(?P<rest>[^,;]*)"
+    r"(?:\\\$)?\s*-?\s*(?:\\\$)?\s*\d{1,3}(?P<mark>[, ])\d{3}(?:(?P=mark)\d{3})*(?![\d,])(?:\.\d+)?(?P<rest>[^,;]*)"
 )
 _BASED = re.compile(
     r"(?P<digits>-?\d[0-9A-Za-z]*|[A-F][0-9A-F]*)\s*_\s*(?:\{\s*(?:\\text\{\s*(?:base)?\s*)?(?P<base>\d{1,2})\s*\}?\s*\}|(?P<short>\d{1,2}))"
@@ -188,8 +189,8 @@ def _cells(row: str) -> list[str]:
 
 def _several(text: str, depth: int) -> Form | None:
     """Commas, "and", "or", ∪ and ± outside brackets. A comma between groups of three digits belongs to the number."""
-    if (match := _GROUPED_NUMBER.fullmatch(text)) and not any(mark in match["rest"] for mark in "([{="):
-        return _inner(text.replace(",", ""), depth)
+    if (match := _GROUPED_NUMBER.fullmatch(text)) and not any(sign in match["rest"] for sign in "([{=/"):
+        return _inner(text[: match.start("rest")].replace(match["mark"], "") + match["rest"], depth)
     joined = _commas(text)
     parts = _parts(joined, _COMMAS)
     if len(parts) > 1:
@@ -284,6 +285,12 @@ def _bracketed(text: str, depth: int) -> Form | None:
     opener, inside, closer = outer
     if (opener, closer) == ("{", "}"):
         return _inner(inside, depth)
+    if (
+        opener == r"\{"
+        and len(condition := split_top(inside, _SUCH_THAT)) == 2
+        and _NAME.match(condition[0][1])
+    ):
+        return _inner(condition[1][1], depth)
     items = _items(inside, depth)
     if opener == r"\{" and closer == r"\}":
         return Group("set", items) if inside else _EMPTY

@@ -99,8 +99,8 @@ def _start(item: GradeItem, think: ThinkFormat, pool: Callable[[], WorkerPool]) 
         return choice.judge(item.answer, text, item.meta, truncated=item.truncated) or _missing(
             item, "no letter committed"
         )
-    words = 1 if item.grader in ("math", "numeric") else len(item.answer.split())
-    found = committed(text, truncated=item.truncated, words=words) or _whole_block(item, text)
+    like = "" if item.grader in ("math", "numeric") else item.answer
+    found = committed(text, truncated=item.truncated, like=like) or _whole_block(item, text)
     if found is None:
         return _missing(item, "no answer committed")
     match item.grader:
@@ -153,7 +153,12 @@ def _later(job: Future[Done], conclude: Callable[[Done], Verdict]) -> Future[Ver
     verdict: Future[Verdict] = Future()
 
     def finish(done: Future[Done]) -> None:
-        verdict.set_result(conclude(Done(error="cancelled") if done.cancelled() else done.result()))
+        if not verdict.set_running_or_notify_cancel():
+            return
+        if not done.cancelled() and (error := done.exception()):
+            verdict.set_exception(error)
+        else:
+            verdict.set_result(conclude(Done(error="cancelled") if done.cancelled() else done.result()))
 
     job.add_done_callback(finish)
     return verdict

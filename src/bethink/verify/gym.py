@@ -13,16 +13,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bethink.verify.exact import plain_number
-from bethink.verify.latex import clean
 from bethink.verify.pool import Done
 from bethink.verify.verdict import Outcome, Verdict
 
 JOB = "bethink.verify.gym_worker:score"
 NAMES_JOB = "bethink.verify.gym_worker:names"
 
-_FRACTION = re.compile(r"\\frac\{(-?[\w.]+)\}\{(-?[\w.]+)\}")
 _NAME = re.compile(r"[A-Za-z]\w{0,20}\s*=\s*(?=\S)")
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_UNTEX = (
+    (re.compile(r"\\[()\[\]]|(?<!\\)\$|\\left|\\right|\\[,;!]"), ""),
+    (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\[dt]?frac\s*\{(-?[\w.]+)\}\s*\{(-?[\w.]+)\}"), r"\1/\2"),
+    (re.compile(r"\s*\\(?:times|cdot)(?![A-Za-z])\s*"), " × "),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\([_%$&#{}])"), r"\1"),
+)
 
 
 def generator(meta: Mapping[str, Any], fallback: str) -> str:
@@ -46,15 +51,21 @@ def spellings(answers: Sequence[str]) -> tuple[str, ...]:
     """The ways to say the one committed answer that are put to the scorer, as written first."""
     found: dict[str, None] = {}
     for answer in answers:
-        plain = _FRACTION.sub(r"\1/\2", _TEXT.sub(r"\1", clean(answer))) if "\n" not in answer else answer
+        plain = _without_tex(answer) if "\\" in answer or "$" in answer else answer
         for spelling in (
             answer.strip(),
-            plain,
-            _NAME.sub("", plain, count=1) if _NAME.match(plain) else plain,
+            plain.strip(),
+            _NAME.sub("", plain.strip(), count=1) if _NAME.match(plain.strip()) else "",
         ):
             if spelling:
                 found.setdefault(spelling)
     return tuple(found)
+
+
+def _without_tex(answer: str) -> str:
+    for pattern, replacement in _UNTEX:
+        answer = pattern.sub(replacement, answer)
+    return answer
 
 
 def decide(reference: str, answers: Sequence[str]) -> Verdict | None:
@@ -69,6 +80,8 @@ def conclude(answer: str, done: Done) -> Verdict:
     """The verdict from what became of `JOB`."""
     if done.error is not None:
         return Verdict(Outcome.GRADER_ERROR, answer, f"scorer: {done.error}")
+    if isinstance(done.value, str):
+        return Verdict(Outcome.WRONG, answer, f"the scorer cannot read it: {done.value}"[:200])
     score = float(done.value)
     outcome = Outcome.CORRECT if score >= 1.0 else Outcome.WRONG
     return Verdict(outcome, answer, f"scored {score:.3g}", score=min(max(score, 0.0), 1.0))

@@ -12,10 +12,29 @@ from reasoning_gym.factory import DATASETS, create_dataset
 
 def score(
     name: str, config: Mapping[str, Any] | None, entry: dict[str, Any], spellings: Sequence[str]
-) -> float:
-    """The best score any spelling of the answer gets. config: the generator's options. Raises what the scorer raises."""
+) -> float | str:
+    """The best score any spelling of the answer gets. config: the generator's options.
+
+    Where the scorer crashes on every spelling and not on the reference answer, it is the answer that cannot be read: then the error as
+    text. Raises what the scorer raises when it crashes on the reference answer as well, or there is none.
+    """
     scorer = _scorer(name, json.dumps(config or {}, sort_keys=True))
-    return max(float(scorer(spelling, entry)) for spelling in spellings)
+    best, failure = -1.0, None
+    for spelling in spellings:
+        try:
+            best = max(best, float(scorer(spelling, entry)))
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a scorer raises whatever its parsing of the answer does
+            failure = error
+        if best >= 1.0:
+            break
+    if failure is None or best >= 0.0:
+        return best
+    if entry.get("answer") is None:
+        raise failure
+    scorer(entry["answer"], entry)
+    return f"{type(failure).__name__}: {failure}"
 
 
 def names() -> list[str]:

@@ -100,6 +100,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\begin\s*\{array\}\s*\{[^{}]*\}", r"\\begin{matrix}"),
         (r"\\end\s*\{array\}", r"\\end{matrix}"),
         (r"(?<!\\)%", r"\\%"),
+        (r"\^\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
         (r"\s+", " "),
     )
 )

@@ -97,7 +97,10 @@ class WorkerPool:
         self.close()
 
     def _run(self, target: str, arguments: tuple[Any, ...]) -> Done:
-        worker = self._take()
+        try:
+            worker = self._take()
+        except OSError as error:
+            return Done(error=f"no worker could be started: {error}")
         if worker is None:
             return Done(error="the pool is closed")
         done, fit = worker.run(target, arguments)
@@ -164,7 +167,7 @@ class _Worker:
             done, fit = self._connection.recv()
         except (EOFError, OSError):
             return Done(error=self._cause_of_death()), False
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
+        except (pickle.PickleError, TypeError, AttributeError) as error:
             return Done(error=f"cannot be sent to a worker: {error}"), True
         self._loaded.add(module)
         return done, fit
@@ -287,3 +290,12 @@ def shared_pool() -> WorkerPool:
             _shared = WorkerPool()
             atexit.register(_shared.close)
         return _shared
+
+
+def _forget_shared() -> None:
+    """In a forked child the shared pool's threads do not exist, and its workers are the parent's."""
+    global _shared, _shared_lock
+    _shared, _shared_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_shared)
