@@ -33,19 +33,38 @@ def chat(
     api_key_env: Annotated[
         str, typer.Option(help="Environment variable that holds the endpoint's key.")
     ] = "OPENAI_API_KEY",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda…", show_default="the best there is")] = None,
+    toggle: Annotated[
+        str,
+        typer.Option(
+            help="How the model is told the mode: system (prompt), kwargs (of the template), slash."
+        ),
+    ] = "system",
+    think_open: Annotated[
+        str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")
+    ] = None,
+    think_close: Annotated[str | None, typer.Option(help="Its closing tag.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")
+    ] = None,
 ) -> None:
     """Talk to a model. Answers are streamed to stdout, thinking (dimmed) to stderr. /help lists the commands.
 
     With input from a pipe each line is a turn.
     """
-    from bethink.chat.toggle import Mode
+    from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
     from bethink.core.console import note
     from bethink.engine.dialogue import open_dialogue
     from bethink.serve.terminal import Chat, ChatOptions
 
     if thinking not in list(Mode):
         raise typer.BadParameter("say on or off", param_hint="--thinking")
+    if toggle not in list(ToggleStyle):
+        raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
+    style = ToggleStyle(toggle)
+    think = ThinkFormat(think_open or DEFAULT_FORMAT.open, think_close or DEFAULT_FORMAT.close)
     options = ChatOptions(
         mode=Mode(thinking),
         system=system,
@@ -57,9 +76,18 @@ def chat(
     )
     if endpoint is None and model is not None:
         note(f"loading {model}")
-    conversation = Chat(
-        open_dialogue(model, endpoint, slots=1, device=device, api_key_env=api_key_env), options
+    dialogue = open_dialogue(
+        model,
+        endpoint,
+        slots=1,
+        dtype=dtype,
+        device=device,
+        think=think,
+        style=style,
+        api_key_env=api_key_env,
+        chat_template_kwargs=style is ToggleStyle.KWARGS,
     )
+    conversation = Chat(dialogue, options)
     conversation.run()
     if conversation.failures:
         raise typer.Exit(1)

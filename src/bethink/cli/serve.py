@@ -21,12 +21,27 @@ def serve(
         int, typer.Option(min=1, help="Of a completion whose request sets no limit.")
     ] = 4096,
     slots: Annotated[int, typer.Option(min=1, help="Sequences decoded together; more requests wait.")] = 64,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda…", show_default="the best there is")] = None,
+    toggle: Annotated[
+        str,
+        typer.Option(
+            help="How the model is told the mode: system (prompt), kwargs (of the template), slash."
+        ),
+    ] = "system",
+    think_open: Annotated[
+        str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")
+    ] = None,
+    think_close: Annotated[str | None, typer.Option(help="Its closing tag.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")
+    ] = None,
 ) -> None:
     """Serve a model at /v1/chat/completions. Thinking comes apart from the answer, as `reasoning` and `reasoning_content`."""
     import uvicorn
 
-    from bethink.chat.toggle import Mode
+    from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
     from bethink.core.console import note
     from bethink.engine.dialogue import open_dialogue
     from bethink.serve.app import create_app
@@ -34,8 +49,12 @@ def serve(
 
     if thinking not in list(Mode):
         raise typer.BadParameter("say on or off", param_hint="--thinking")
+    if toggle not in list(ToggleStyle):
+        raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
+    style = ToggleStyle(toggle)
+    think = ThinkFormat(think_open or DEFAULT_FORMAT.open, think_close or DEFAULT_FORMAT.close)
     note(f"loading {model}")
-    dialogue = open_dialogue(model, None, slots=slots, device=device)
+    dialogue = open_dialogue(model, None, slots=slots, dtype=dtype, device=device, think=think, style=style)
     options = ServeOptions(name=name or model, mode=Mode(thinking), max_tokens=max_tokens, slots=slots)
     note(f"serving {options.name} at http://{host}:{port}/v1")
     uvicorn.run(

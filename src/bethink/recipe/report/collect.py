@@ -6,10 +6,11 @@ Reads: manifest.json and results.json of the run; summary.json (synthesize), rep
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bethink.chat.toggle import DEFAULT_FORMAT
 from bethink.core.errors import DataError
 from bethink.core.files import read_json, read_jsonl
 from bethink.curate.report import Report as CurateReport
@@ -89,6 +90,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
     trainings: list[Training] = []
     pairings: list[Pairing] = []
     evals: dict[str, Path] = {}
+    think = DEFAULT_FORMAT
     for record in manifest.stages:
         folder = run_dir / record.name
         if record.uses == "synthesize" and (folder / "summary.json").exists():
@@ -105,6 +107,11 @@ def collect(run_dir: Path, *, examples: int) -> Story:
             pairings += _pairings(read_json(folder / "comparison.json"))
         elif record.uses == "eval" and (folder / "samples.jsonl").exists():
             evals[record.name] = folder / "samples.jsonl"
+            tags = {
+                name.removeprefix("think_"): record.options.get(name)
+                for name in ("think_open", "think_close")
+            }
+            think = replace(DEFAULT_FORMAT, **{name: tag for name, tag in tags.items() if tag})
     return Story(
         run_dir=run_dir,
         manifest=manifest,
@@ -112,7 +119,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         curations=tuple(curations),
         trainings=tuple(trainings),
         pairings=tuple(pairings),
-        examples=choose_examples(evals, examples),
+        examples=choose_examples(evals, examples, think=think),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bethink.chat.parse import parse
+from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat
 from bethink.core.files import read_jsonl
 
 _WORDS = {
@@ -50,8 +51,10 @@ class Example:
     outputs: tuple[Output, ...]
 
 
-def choose_examples(evals: Mapping[str, Path], count: int) -> tuple[Example, ...]:
-    """Up to `count` questions. evals: eval stage → its samples.jsonl, in stage order."""
+def choose_examples(
+    evals: Mapping[str, Path], count: int, *, think: ThinkFormat = DEFAULT_FORMAT
+) -> tuple[Example, ...]:
+    """Up to `count` questions. evals: eval stage → its samples.jsonl, in stage order; think: the model's tags."""
     columns = _columns(evals)
     if not columns or count < 1:
         return ()
@@ -59,7 +62,7 @@ def choose_examples(evals: Mapping[str, Path], count: int) -> tuple[Example, ...
     shared = [key for key in verdicts[columns[-1]] if all(key in verdicts[column] for column in columns)]
     chosen = _spread({key: tuple(verdicts[column][key] for column in columns) for key in shared}, count)
     found = {column: _fetch(evals[column[0]], column[1], set(chosen)) for column in columns}
-    return tuple(_example([(column, found[column][key]) for column in columns]) for key in chosen)
+    return tuple(_example([(column, found[column][key]) for column in columns], think) for key in chosen)
 
 
 def _columns(evals: Mapping[str, Path]) -> list[Column]:
@@ -102,18 +105,20 @@ def _spread(outcomes: Mapping[tuple[str, str], tuple[str, ...]], count: int) -> 
     return chosen
 
 
-def _example(rows: list[tuple[Column, dict[str, Any]]]) -> Example:
+def _example(rows: list[tuple[Column, dict[str, Any]]], think: ThinkFormat) -> Example:
     last = rows[-1][1]
     return Example(
         task=last["task"],
         question=last["question"],
         answer=last["answer"],
-        outputs=tuple(_output(column, row) for column, row in rows),
+        outputs=tuple(_output(column, row, think) for column, row in rows),
     )
 
 
-def _output(column: Column, row: Mapping[str, Any]) -> Output:
-    parsed = parse(row["output"], opened=bool(row.get("opened")))
+def _output(column: Column, row: Mapping[str, Any], think: ThinkFormat) -> Output:
+    # A prompt that ends with the opening tag has opened the block; an endpoint's prompt is a list of messages.
+    opened = str(row.get("prompt", "")).rstrip().endswith(think.open)
+    parsed = parse(row["output"], think=think, opened=opened)
     return Output(
         model=column[0],
         mode=column[1],
