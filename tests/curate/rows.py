@@ -158,19 +158,18 @@ def make_rows(count: int, *, defective: float = 0.4, seed: int = 0) -> list[tupl
     draw = random.Random(seed)
     names = list(DEFECTS)
     lines: list[tuple[bytes, str]] = []
-    clean: list[bytes] = []
+    repeatable: list[bytes] = []
     for number in range(count):
-        if clean and draw.random() < 0.03:
-            lines.append((draw.choice(clean), "duplicate"))
+        if repeatable and draw.random() < 0.04:
+            lines.append((draw.choice(repeatable), "duplicate"))
             continue
         label = draw.choice(names) if draw.random() < defective else "clean"
-        if label == "clean":
-            clean.append(json.dumps(row(number, seed=seed), ensure_ascii=False).encode())
-            lines.append((clean[-1], label))
-            continue
-        kind, _, spoil = DEFECTS[label]
+        kind, reason, spoil = DEFECTS.get(label, ("any", "", _set()))
         spoiled = spoil(row(number, kind, seed), draw)
-        lines.append((spoiled if isinstance(spoiled, bytes) else json.dumps(spoiled).encode(), label))
+        line = spoiled if isinstance(spoiled, bytes) else json.dumps(spoiled).encode()
+        if label == "clean" or reason in {"template", "max_tokens", "max_completion_tokens"}:
+            repeatable.append(line)
+        lines.append((line, label))
     return lines
 
 

@@ -66,11 +66,14 @@ def scatter(
             file, first_line = block.header.file, tally.rows[block.header.file] + 1
             codes, places = verdicts.take(len(block.keys))
             dropped = [(row, reason, detail) for row, reason, detail in block.header.rejects]
-            lines = block.lines()
-            for row, code, place in zip(block.keys["row"].tolist(), codes, places, strict=True):
-                line = next(lines)
+            found = zip(
+                block.keys["row"].tolist(), block.keys["verdict"].tolist(), block.lines(), strict=True
+            )
+            for (row, first_code, line), code, place in zip(found, codes, places, strict=True):
                 if code != KEPT:
-                    dropped.append((row, REASONS[code], block.header.details.get(str(row), "")))
+                    # A row dropped by its block for one reason may have turned out to be a repeat: then nothing more is said of it.
+                    detail = block.header.details.get(str(row), "") if code == first_code else ""
+                    dropped.append((row, REASONS[code], detail))
                 elif rejects is not None:
                     source = json.dumps(f"{labels[file]}:{first_line + row}", ensure_ascii=False)
                     record = line[:-2] + b',"source":' + source.encode() + b"}\n"

@@ -52,7 +52,7 @@ class TokenLimits:
         Text of hardly any words (Chinese, one endless word) is tokenized up to a point well beyond `limit`; what follows can
         change the tokens around the cut only, which the margin covers.
         """
-        if limit is None:
+        if limit is None or len(text) <= 2 * limit:  # too short for more words than the limit
             return 0
         words = len(text.split()) // self._words_per_token
         probe = limit * _PROBE_CHARACTERS_PER_TOKEN
