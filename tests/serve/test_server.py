@@ -16,8 +16,10 @@ import pytest
 import uvicorn
 
 from bethink.chat.toggle import Mode, ThinkFormat
+from bethink.core.errors import ConfigError
 from bethink.engine.dialogue import Dialogue, LocalDialogue, open_dialogue
 from bethink.serve.app import create_app
+from bethink.serve.server import listen
 from bethink.serve.service import ServeOptions
 
 # A random model's eight likeliest tokens do not include the end of turn: its text goes on to the limit.
@@ -253,3 +255,10 @@ def test_a_client_that_goes_away_frees_the_engine(served: Served, stream: bool) 
         time.sleep(0.05)
     assert running(served) == 0
     served.client.chat.completions.create(model="tiny", messages=ASK, max_tokens=3)
+
+
+def test_a_port_in_use_is_said_before_a_model_is_loaded() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(ConfigError, match="cannot listen"):
+            listen("127.0.0.1", taken.getsockname()[1])

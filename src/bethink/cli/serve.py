@@ -39,11 +39,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model at /v1/chat/completions. Thinking comes apart from the answer, as `reasoning` and `reasoning_content`."""
-    import uvicorn
-
     from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
     from bethink.core.console import note
     from bethink.engine.dialogue import open_dialogue
+    from bethink.serve import server
     from bethink.serve.app import create_app
     from bethink.serve.service import ServeOptions
 
@@ -53,10 +52,10 @@ def serve(
         raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
     style = ToggleStyle(toggle)
     think = ThinkFormat(think_open or DEFAULT_FORMAT.open, think_close or DEFAULT_FORMAT.close)
+    listener = server.listen(host, port)
     note(f"loading {model}")
     dialogue = open_dialogue(model, None, slots=slots, dtype=dtype, device=device, think=think, style=style)
     options = ServeOptions(name=name or model, mode=Mode(thinking), max_tokens=max_tokens, slots=slots)
-    note(f"serving {options.name} at http://{host}:{port}/v1")
-    uvicorn.run(
-        create_app(dialogue, options), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5
-    )
+    app = create_app(dialogue, options)
+    note(f"serving {options.name} at {server.address(listener)}")
+    server.run(app, listener)

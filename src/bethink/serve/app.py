@@ -38,6 +38,7 @@ def create_app(dialogue: Dialogue, options: ServeOptions) -> FastAPI:
         service.close()
 
     app = FastAPI(title="bethink", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
 
     @app.exception_handler(ApiError)
     async def on_api_error(request: Request, error: ApiError) -> JSONResponse:

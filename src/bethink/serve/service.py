@@ -68,9 +68,13 @@ class Answering:
         """Nobody waits for the rest: end it."""
         self._left = True
         self._work.cancel()
+        self.interrupt()
+        self._service.running.discard(self)
+
+    def interrupt(self) -> None:
+        """End the choices where they stand; their replies still come."""
         for question in self._questions:
             self._service.dialogue.cancel(question.id)
-        self._service.running.discard(self)
 
     def _run(self) -> None:
         try:
@@ -150,6 +154,11 @@ class Service:
             )
             for index in range(request.n or 1)
         ]
+
+    def interrupt(self) -> None:
+        """End everything under way where it stands."""
+        for answering in list(self.running):
+            answering.interrupt()
 
     def close(self) -> None:
         """End everything under way."""
