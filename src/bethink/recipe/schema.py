@@ -3,7 +3,7 @@
 Knows the YAML form, overrides and references; leaves every option's meaning to the rooms (`stages.py` names their config models).
 A value may refer to `${vars.NAME}` (a value from the recipe's `vars`) or to `${stages.NAME}` (what an earlier stage made, as a path).
 That is the only way inputs are named. A reference that is the whole value keeps its type; inside a longer text it is put in as text:
-`${vars.model}+${stages.adapter}`.
+`${vars.model}+${stages.sft}`.
 """
 
 from __future__ import annotations
