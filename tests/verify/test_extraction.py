@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bethink.chat.parse import Status
 from bethink.chat.toggle import ThinkFormat
+from bethink.verify.choice import committed_letter
 from bethink.verify.extract import answer_text, committed
 
 
@@ -58,25 +59,19 @@ def test_a_block_opened_by_the_prompt_that_never_closes_leaves_no_answer() -> No
     assert answer_text("so it is \\boxed{7}", opened=True) == ("", Status.UNCLOSED)
 
 
+@pytest.mark.parametrize("start", ["The answer is ", "answer", "#### B"])
 @pytest.mark.parametrize(
     "piece",
     [
-        r"\boxed{",
-        "the answer is $$",
-        "answer is ",
-        r"\boxed{5} ",
-        " ",
-        "$",
-        "<answer>",
-        "final answer ",
-        "answer: 5\n",
-        "{",
-        r"\text{",
+        r"\boxed{", "the answer is $$", "answer is ", r"\boxed{5} ", " ", "$", "<answer>", "final answer ", "answer: 5\n", "{", "* ", "\n",
+        r"\text{", "(", "B ", "option ", "<|end|>", "1", "A) x\n", "(B) ", "so ", "(the ",
     ],
-)
-def test_text_that_repeats_itself_is_read_in_no_time(piece: str) -> None:
+)  # fmt: skip
+def test_text_that_repeats_itself_is_read_in_no_time(start: str, piece: str) -> None:
+    text = start + piece * (100_000 // len(piece)) + "z"
     started = time.process_time()
-    committed("The answer is " + piece * (200_000 // len(piece)))
+    committed(answer_text(text)[0])
+    committed_letter(text, "ABCD")
     assert time.process_time() - started < 2
 
 

@@ -18,9 +18,10 @@ from bethink.verify.verdict import Outcome, Verdict
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _DEFAULT_LETTERS = 10
 
+_LONG_RUN = re.compile(r"([^\w])\1{3,}")  # more white space or stars say nothing more
 # Markup that may stand before and after a letter.
-_OPEN = r"(?:[\s*_`\"'$\[({:]|\\\(|\\\[|\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:bf|rm)|mbox)\s*\{)*"
-_CLOSE = r"(?:[*_`\"'$\])}]|\\\)|\\\])*"
+_OPEN = r"(?:[\s*_`\"'$\[({:]|\\\(|\\\[|\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:bf|rm)|mbox)\s?\{){0,16}"
+_CLOSE = r"(?:[*_`\"'$\])}]|\\\)|\\\]){0,16}"
 _WORD = r"(?:option|choice|letter|answer(?:\s+choice)?)"
 _VERDICT = r"(?:correct|right|best|(?:the\s+)?(?:correct|right|best|final)\s+(?:answer|option|choice|one)|the\s+answer|my\s+(?:final\s+)?answer)"
 _UNSURE = re.compile(
@@ -95,6 +96,7 @@ def committed_letter(
     text: str, known: str, texts: Sequence[str] = (), *, truncated: bool = False
 ) -> str | None:
     """The last committed letter among `known`, or None."""
+    text = _LONG_RUN.sub(r"\1\1\1", text)
     found = [*_statements(text, known, truncated), *_alone(text, known)]
     strong = committed(text, truncated=truncated)
     if strong and (letter := _of_commitment(strong.text, known, texts)):

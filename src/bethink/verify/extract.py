@@ -43,7 +43,7 @@ class Commitment:
     start: int
 
 
-_END_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,30}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
+_END_TOKEN = re.compile(r"(?:<\|[^<>|]{1,30}\|>|</s>|<eos>|<end_of_turn>)$")
 
 
 def answer_text(
@@ -60,7 +60,9 @@ def answer_text(
     while think.open in answer:
         again = parse(answer, think=think)
         status, answer = again.status, again.answer
-    return _END_TOKENS.sub("", answer), status
+    while answer.rstrip().endswith(">") and (token := _END_TOKEN.search(answer.rstrip())):
+        answer = answer[: token.start()]
+    return answer, status
 
 
 def committed(text: str, *, truncated: bool = False, like: str = "") -> Commitment | None:
@@ -159,19 +161,18 @@ def _tagged(text: str) -> Iterator[Commitment]:
         yield Commitment(inside.strip(), inside, strong=True, closed=True, start=start)
 
 
-_HASHES = re.compile(r"(?:^|\n)####(?!#)[ \t]*(?P<tail>[^\n]+?)\s*$")
-
-
 def _hashes(text: str) -> Iterator[Commitment]:
     """The GSM8K way: a last line that begins with ####. Elsewhere it is a heading."""
-    if (match := _HASHES.search(text)) and not _ANSWER.search(match["tail"]):
-        tail = match["tail"].strip()
-        yield Commitment(_trim(tail), tail, strong=True, closed=False, start=match.start())
+    start = text.rstrip().rfind("\n") + 1
+    line = text[start:].strip()
+    if line.startswith("####") and not line.startswith("#####") and not _ANSWER.search(line):
+        tail = line[4 : 4 + _MAX_TAIL].strip()
+        yield Commitment(_trim(tail), tail, strong=True, closed=False, start=start)
 
 
 _ANSWER = re.compile(
-    r"\b(?P<final>final[ \t]+)?answers?\b[\"']?(?:[ \t]+(?:to|for|of|in|here)\b[^.:\n?!=]{0,80}?)?[ \t]*[*_]{0,3}[ \t]*"
-    r"(?P<verb>(?:[:=]|\b(?:is|are|equals|must be)\b)[ \t]*(?:[*_]{1,3}(?=[ \t]*:))?[ \t]*(?P<colon>:?)|(?=\n))",
+    r"\b(?P<final>final[ \t]++)?answers?\b[\"']?(?:[ \t]++(?:to|for|of|in|here)\b[^.:\n?!=]{0,80}?)?[ \t]*+[*_]{0,3}[ \t]*+"
+    r"(?P<verb>(?:[:=]|\b(?:is|are|equals|must be)\b)[ \t]*+(?:[*_]{1,3}(?=[ \t]*+:))?[ \t]*+(?P<colon>:?)|(?=\n))",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"(?:^|\n)[#*_ \t]*(?:(?:the|my)[ \t]+)?$", re.IGNORECASE)
