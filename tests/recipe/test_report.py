@@ -28,6 +28,9 @@ stages:
   - name: curated
     uses: curate
     with: {input: ["${stages.rows}"], tokenizer: "${vars.model}", max_bad_share: 0.5, workers: 1}
+  - name: shuffled
+    uses: curate
+    with: {input: ["${stages.rows}"], tokenizer: "${vars.model}", max_bad_share: 0.5, workers: 1, order: random}
   - name: adapter
     uses: sft
     with: {model: "${vars.model}", data: "${stages.curated}", rank: 4, batch_size: 8, steps: 12, sample_tokens: 4}
@@ -109,7 +112,7 @@ def test_the_page_needs_nothing_else(road: Path) -> None:
 def test_the_page_follows_light_and_dark(road: Path) -> None:
     text = (road / "report.html").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 7
     assert not re.findall(r"(?:fill|stroke): #(?!000000|ffffff)[0-9a-f]{6}", text[text.index("<body") :])
 
 

@@ -90,7 +90,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
             raise OutputError(
                 "the output exists and is a file", where=str(run_dir), fix="choose another --output"
             )
-        if _occupied(run_dir) and load_manifest(run_dir) is None and not _only_lock(run_dir):
+        if _occupied(run_dir) and load_manifest(run_dir) is None and not _only_hidden(run_dir):
             raise OutputError(
                 "the output directory holds something that is no run",
                 where=str(run_dir),
@@ -111,8 +111,9 @@ def _locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _only_lock(run_dir: Path) -> bool:
-    return [path.name for path in run_dir.iterdir()] == [".lock"]
+def _only_hidden(run_dir: Path) -> bool:
+    """Whether a run was killed there before its manifest was whole: its lock, and perhaps a part of the manifest."""
+    return all(path.name.startswith(".") for path in run_dir.iterdir())
 
 
 def _open_manifest(loaded: LoadedRecipe, run_dir: Path, overrides: Sequence[str]) -> Manifest:

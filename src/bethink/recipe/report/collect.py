@@ -6,11 +6,14 @@ Reads: manifest.json and results.json of the run; summary.json (synthesize), rep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from bethink.chat.toggle import DEFAULT_FORMAT
+from bethink.chat.toggle import DEFAULT_FORMAT, Mode
 from bethink.core.errors import DataError
 from bethink.core.files import read_json, read_jsonl
 from bethink.curate.report import Report as CurateReport
@@ -18,13 +21,27 @@ from bethink.recipe.manifest import Manifest, load_manifest
 from bethink.recipe.report.examples import Example, choose_examples
 from bethink.recipe.results import read_results
 
+_ROWS_LOOKED_AT = 20_000
+_ROWS_OF_A_STRETCH = 30
+_STRETCHES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Mean completion tokens of each mode around one place in the training order."""
+
+    row: float
+    tokens: dict[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Curation:
-    """One curate stage. planted: how many rows of each defect the synthesize stage before it put in on purpose."""
+    """One curate stage. stretches: how long completions are along an order that is no curriculum; planted: how many rows of each
+    defect the synthesize stage before it put in on purpose."""
 
     stage: str
     report: CurateReport
+    stretches: tuple[Stretch, ...]
     planted: dict[str, int]
 
 
@@ -96,9 +113,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         if record.uses == "synthesize" and (folder / "summary.json").exists():
             planted = {kind: n for kind, n in read_json(folder / "summary.json")["defects"].items() if n}
         elif record.uses == "curate" and (folder / "report.json").exists():
-            curations.append(
-                Curation(record.name, CurateReport.model_validate(read_json(folder / "report.json")), planted)
-            )
+            curations.append(_curation(record.name, folder, planted))
         elif record.uses == "sft" and (folder / "metrics.jsonl").exists():
             metrics = tuple(read_jsonl(folder / "metrics.jsonl"))
             if metrics:
@@ -121,6 +136,34 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         pairings=tuple(pairings),
         examples=choose_examples(evals, examples, think=think),
     )
+
+
+def _curation(stage: str, folder: Path, planted: dict[str, int]) -> Curation:
+    report = CurateReport.model_validate(read_json(folder / "report.json"))
+    stretches = () if report.config["order"] == "curriculum" else tuple(_stretches(folder, report.rows.kept))
+    return Curation(stage, report, stretches, planted)
+
+
+def _stretches(folder: Path, rows: int) -> Iterator[Stretch]:
+    """The rows of the train shards in equal stretches; of very many rows every k-th."""
+    stride = max(1, rows // _ROWS_LOOKED_AT)
+    looked_at = list(islice(_lengths(folder), 0, None, stride))
+    size = max(_ROWS_OF_A_STRETCH, -(-len(looked_at) // _STRETCHES))
+    for first in range(0, len(looked_at), size):
+        block = looked_at[first : first + size]
+        by_mode = {mode: [n for found, n in block if found == mode] for mode in Mode}
+        tokens = {str(mode): fmean(counts) for mode, counts in by_mode.items() if counts}
+        yield Stretch((first + len(block) / 2) * stride, tokens)
+
+
+def _lengths(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.glob("train-*.jsonl")):
+        yield from ((row["mode"], row["completion_tokens"]) for row in read_jsonl(path))
+    for path in sorted(folder.glob("train-*.parquet")):
+        import pyarrow.parquet as parquet
+
+        table = parquet.read_table(path, columns=["mode", "completion_tokens"])
+        yield from zip(table["mode"].to_pylist(), table["completion_tokens"].to_pylist(), strict=True)
 
 
 def _pairings(document: dict[str, Any]) -> list[Pairing]:

@@ -5,6 +5,7 @@ The rooms' palette is replaced by CSS variables of the page afterwards, so a fig
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import re
@@ -20,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from bethink.curate import plot
 from bethink.curate.plot import DROPPED, FAINT, INK, LINE, OFF, ON
 from bethink.curate.report import Report
+from bethink.recipe.report.collect import Stretch
 from bethink.recipe.results import percent
 from bethink.train.plot import epoch_ends, smoothed
 
@@ -185,6 +187,23 @@ def curriculum(report: Report) -> str:
         return _svg(figure, "curriculum", "Difficulty along the training order, by mode")
 
 
+def lengths(stretches: Sequence[Stretch]) -> str:
+    """Completion length along the training order for each mode, where that order is no curriculum."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas(2.8)
+        for mode in ("on", "off"):
+            points = [(stretch.row, stretch.tokens[mode]) for stretch in stretches if mode in stretch.tokens]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=f"thinking {mode}", **_line_style(mode))
+        axes.set_title("Random order: completion length along the training rows")
+        axes.set_xlabel("row in training order")
+        axes.set_ylabel("completion tokens")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.legend(loc="center right")
+        return _svg(figure, "lengths", "Completion tokens along the training order, by mode")
+
+
 def _coarser(report: Report) -> Report:
     """The report with its curve in stretches of at least 30 rows, so that the mix of modes is no flicker."""
     points = len(report.curve["place"])
@@ -277,9 +296,11 @@ def _svg(figure: Figure, name: str, title: str) -> str:
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    # A page may hold several figures of a kind: what is drawn tells them apart.
+    prefix = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)

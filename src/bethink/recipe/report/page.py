@@ -18,7 +18,7 @@ from markupsafe import Markup
 from bethink.core.console import duration
 from bethink.core.files import write_text
 from bethink.recipe.report import figures
-from bethink.recipe.report.collect import Story, collect
+from bethink.recipe.report.collect import Curation, Story, collect
 from bethink.recipe.results import number, percent
 
 FILE = "report.html"
@@ -69,9 +69,7 @@ def render(story: Story) -> str:
             {
                 "story": curation,
                 "funnel": Markup(figures.funnel(curation.report)),
-                "curriculum": Markup(figures.curriculum(curation.report))
-                if curation.report.rows.kept
-                else None,
+                "order": Markup(_order(curation)) if curation.report.rows.kept else None,
             }
             for curation in story.curations
         ],
@@ -85,6 +83,12 @@ def render(story: Story) -> str:
         ],
         recipe=yaml.safe_dump(story.manifest.recipe, sort_keys=False, allow_unicode=True, width=100),
     )
+
+
+def _order(curation: Curation) -> str:
+    if curation.stretches:
+        return figures.lengths(curation.stretches)
+    return figures.curriculum(curation.report)
 
 
 def _row(story: Story, model: str, mode: str) -> dict[str, Any] | None:
