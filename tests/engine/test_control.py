@@ -191,5 +191,5 @@ def test_threads_share_the_batch_and_get_their_own(model, prompts) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(200)
     assert [tokens_of(answer) for answer in answers] == [tokens_of(each) for each in expected]

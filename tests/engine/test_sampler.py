@@ -94,6 +94,7 @@ def test_uniforms_are_uniform_and_independent() -> None:
     assert abs(np.corrcoef(values, other)[0, 1]) < 0.03
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**63), 2**64 - 1), st.integers(0, 2**40))
 def test_a_uniform_depends_on_its_own_seed_and_index_alone(seed: int, index: int) -> None:
     assert uniforms([1, seed, 2], [5, index, 9])[1] == uniforms([seed], [index])[0]

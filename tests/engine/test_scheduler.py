@@ -11,6 +11,7 @@ def row(id_: int, prompt: int, limit: int) -> Row:
     return Row.of(Request(str(id_), (prompt,) * (prompt + 1), SamplingParams(limit)), None, limit, None)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300))
 def test_row_counts_are_few_multiples_of_four_that_reach_all_slots(slots: int) -> None:
     counts = row_counts(slots)

@@ -8,6 +8,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bethink.engine.api import Completion, Request
 from bethink.engine.native import NativeEngine
+from bethink.engine.sampler import draw, rules_of, uniforms
 from bethink.models import attention
 
 VOCABULARY = 300
@@ -52,12 +53,23 @@ def logits_of(model: Any, token_ids: tuple[int, ...]) -> torch.Tensor:
     return model(torch.tensor([token_ids]), use_cache=False).logits[0].float()
 
 
-def assert_same_but_for_ties(model: Any, prompt: tuple[int, ...], one: Completion, other: Completion) -> None:
-    """Two greedy completions may part only where the logits of their choices lie within 1e-4."""
+def assert_same_but_for_ties(model: Any, request: Request, one: Completion, other: Completion) -> None:
+    """Two completions of `request` may part only where rounding decides.
+
+    Greedy: where the logits of their choices lie within 1e-4. Sampled: where a uniform number moved by 1e-4 draws the other's token.
+    """
     pairs = enumerate(zip(one.token_ids, other.token_ids, strict=False))
     parting = next((index for index, (a, b) in pairs if a != b), None)
     if parting is None:
         assert one.token_ids == other.token_ids
         return
-    logits = logits_of(model, prompt + one.token_ids[:parting])[-1]
-    assert abs(logits[one.token_ids[parting]] - logits[other.token_ids[parting]]) < 1e-4
+    logits_V = logits_of(model, request.prompt_ids + one.token_ids[:parting])[-1]
+    chosen = {one.token_ids[parting], other.token_ids[parting]}
+    if request.sampling.temperature == 0:
+        gap = logits_V[list(chosen)].diff().abs().item()
+        assert gap < 1e-4, f"parted at token {parting} with a gap of {gap}"
+        return
+    nearby = torch.from_numpy(uniforms([request.sampling.seed], [parting])) + torch.tensor([-1e-4, 1e-4])
+    rules = rules_of([request.sampling] * 2, len(logits_V), logits_V.device)
+    drawn_B, _ = draw(logits_V.expand(2, -1), rules, nearby.clamp(0, 1 - 1e-9))
+    assert chosen == set(drawn_B.tolist()), f"parted at token {parting}"

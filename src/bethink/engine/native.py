@@ -154,10 +154,10 @@ class NativeEngine:
         with self._turn:
             while self._stepping and not call.done and call.error is None:
                 self._turn.wait()
-            if call.error is not None:
-                raise call.error
             if call.done:
                 return [call.done.popleft() for _ in range(len(call.done))]
+            if call.error is not None:
+                raise call.error
             self._stepping = True
         try:
             self._step()
@@ -211,6 +211,6 @@ class NativeEngine:
     def _abandon(self, error: BaseException) -> None:
         # An interrupt is meant for the thread that gets it; the others are told what became of their work.
         told = error if isinstance(error, Exception) else RuntimeError("generation was interrupted")
-        for row in [*self._batch.drop(lambda _: True), *self._incoming]:
+        incoming = [self._incoming.popleft() for _ in range(len(self._incoming))]
+        for row in [*self._batch.drop(lambda _: True), *incoming]:
             row.owner.error = told
-        self._incoming.clear()

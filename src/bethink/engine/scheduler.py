@@ -48,7 +48,8 @@ class Row:
     def of(cls, request: Request, owner: Any, limit: int, decode: Decode | None) -> Row:
         """A row for a request that has not begun."""
         watched = request.sampling.stop or request.sampling.thinking
-        row = cls(request, owner, limit, Watch(request.sampling, decode) if watched and decode else None)
+        watch = Watch(request.sampling, limit, decode) if watched and decode else None
+        row = cls(request, owner, limit, watch)
         row._plan()
         return row
 

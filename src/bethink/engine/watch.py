@@ -13,15 +13,15 @@ from bethink.engine.api import SamplingParams
 Decode = Callable[[Sequence[int]], str]
 
 ANSWER_ROOM = 64
-"""Tokens of `max_tokens` kept for the answer when a thinking budget is set; a quarter of `max_tokens` where that is less."""
+"""Tokens kept for the answer when a thinking budget is set; a quarter of the token limit where that is less."""
 
 _SLACK = 4  # special tokens may decode to nothing
 
 
 class Watch:
-    """Reads one row's completion token by token."""
+    """Reads one row's completion token by token. `limit`: the most tokens it can come to."""
 
-    def __init__(self, sampling: SamplingParams, decode: Decode) -> None:
+    def __init__(self, sampling: SamplingParams, limit: int, decode: Decode) -> None:
         budget = sampling.thinking
         self._decode = decode
         self._stops = sampling.stop
@@ -31,8 +31,8 @@ class Watch:
         texts = list(sampling.stop)
         if budget is not None:
             texts += [text for text in (budget.open_text, budget.close_text) if text]
-            room = min(ANSWER_ROOM, sampling.max_tokens // 4)
-            self._last_index = sampling.max_tokens - room - len(budget.close_ids)
+            room = min(ANSWER_ROOM, limit // 4)
+            self._last_index = limit - room - len(budget.close_ids)
         self._tail = max(len(text.encode()) for text in texts) + _SLACK
 
     def read(self, token_ids: Sequence[int]) -> bool:
