@@ -9,10 +9,12 @@ from __future__ import annotations
 import resource
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
 _PERIOD_SECONDS = 1.0
+_SECOND_LOOK_SECONDS = 0.2
 _PROC = Path("/proc")
 
 
@@ -76,4 +78,8 @@ class MemoryWatch:
             self._look()
 
     def _look(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, tree_memory_bytes())
+        # A child being started has, for an instant, its parent's memory and would count twice: one look may see that, two do not.
+        first = tree_memory_bytes()
+        if first > self.peak_bytes:
+            time.sleep(_SECOND_LOOK_SECONDS)
+            self.peak_bytes = max(self.peak_bytes, min(first, tree_memory_bytes()))
