@@ -20,7 +20,7 @@ from bethink.models.lora import LoRAConfig, add_lora, trainable
 from bethink.train.batch import pack, packed_batches, padded_length
 from bethink.train.forward import forward
 from bethink.train.losses import cross_entropy
-from bethink.train.rows import Sample
+from bethink.train.token_store import Sample
 
 
 def _samples(count: int = 9, vocabulary: int = 256, seed: int = 0) -> list[Sample]:

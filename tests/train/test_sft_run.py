@@ -168,6 +168,13 @@ def test_data_without_rows_or_columns_is_refused(make_config: Make, content: str
         run_sft(make_config())
 
 
+def test_a_broken_parquet_file_is_named(make_config: Make, tmp_path: Path) -> None:
+    broken = tmp_path / "rows.parquet"
+    broken.write_bytes(b"PAR1 but nothing else")
+    with pytest.raises(DataError, match=r"parquet(.|\n)*rows.parquet"):
+        run_sft(make_config(data=broken))
+
+
 def test_missing_data_is_named(make_config: Make, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         run_sft(make_config(data=tmp_path / "nowhere"))

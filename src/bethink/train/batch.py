@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bethink.chat.toggle import Mode
-from bethink.train.rows import Sample
+from bethink.train.token_store import Sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bethink.core.errors import ModelError
 from bethink.train.batch import PackedBatch
@@ -33,10 +34,10 @@ class Forward:
     logprob_N: Tensor
 
 
-def forward(model: nn.Module, batch: PackedBatch, token_loss: TokenLoss) -> Forward:
+def forward(model: PreTrainedModel, batch: PackedBatch, token_loss: TokenLoss) -> Forward:
     """Loss sum and log-probabilities of the batch's completion tokens."""
     hidden_ND = hidden_states(model, batch)[batch.target_index_N - 1]
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     target_N = batch.token_ids_T[batch.target_index_N]
     weight_VD, bias_V = head.weight, head.bias
     if not torch.is_grad_enabled():  # a trained head would otherwise ask for its gradient in evaluation too
@@ -45,9 +46,9 @@ def forward(model: nn.Module, batch: PackedBatch, token_loss: TokenLoss) -> Forw
     return Forward(loss, logprob_N)
 
 
-def hidden_states(model: nn.Module, batch: PackedBatch) -> Tensor:
+def hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """The decoder's last hidden states of a packed row [T, D]; no token sees another segment."""
-    output = model.get_decoder()(  # type: ignore[operator]
+    output = model.get_decoder()(
         input_ids=batch.token_ids_T[None],
         position_ids=batch.position_ids_T[None],
         segments=batch.segments,
@@ -116,7 +117,7 @@ class _HeadLoss(torch.autograd.Function):
         return (*scaled, None, None)
 
 
-def prove_head(model: nn.Module, tolerance: float = 0.02) -> None:
+def prove_head(model: PreTrainedModel, tolerance: float = 0.02) -> None:
     """Check that decoder + head are all the model does: some models scale or cap their logits afterwards.
 
     Compares the log-probabilities of a few tokens with the model's own forward. Raises ModelError when they differ.

@@ -113,8 +113,7 @@ class MasterAdamW:
             master.copy_(state[f"weight.{name}"])
             if f"exp_avg.{name}" in state:
                 self._adam.state[master] = {
-                    "step": state[f"step.{name}"].clone(),
-                    "exp_avg": state[f"exp_avg.{name}"].to(master.device, copy=True),
-                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(master.device, copy=True),
+                    key: state[f"{key}.{name}"].to(master.device, copy=True)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
                 }
         self._publish()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import nn
+from transformers import PreTrainedModel
 
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import duration, err, warn
@@ -21,8 +21,9 @@ from bethink.core.errors import PreflightError
 from bethink.core.files import write_json
 from bethink.models.machine import free_memory
 from bethink.train.batch import padded_length
-from bethink.train.rows import Census, Row, TokenStore, read_rows
+from bethink.train.rows import Row, read_rows
 from bethink.train.sft_method import Schedule
+from bethink.train.token_store import Census, TokenStore
 
 PROOF_ROWS = 100
 
@@ -63,7 +64,7 @@ class Preflight:
 def survey(
     files: Sequence[Path],
     tokenizer: ChatTokenizer,
-    model: nn.Module,
+    model: PreTrainedModel,
     store: TokenStore,
     held_out: TokenStore,
     schedule: Schedule,
@@ -139,14 +140,14 @@ def _fault(row: Row, tokenizer: ChatTokenizer) -> str | None:
     return None
 
 
-def memory_needed(model: nn.Module, row_tokens: int, *, gradient_checkpointing: bool) -> int:
+def memory_needed(model: PreTrainedModel, row_tokens: int, *, gradient_checkpointing: bool) -> int:
     """An estimate of the bytes training takes at its peak, with micro-batches of `row_tokens` tokens.
 
     Weights; for what is trained master, gradient and two moments in float32; activations kept for the backward pass (about 18 hidden
     and 5 feed-forward widths a layer and token, one width when layers are recomputed); logits of one chunk.
     """
-    config: Any = model.config
-    compute_bytes = model.get_output_embeddings().weight.element_size()  # type: ignore[operator]
+    config: Any = model.config.get_text_config(decoder=True)
+    compute_bytes = model.get_output_embeddings().weight.element_size()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(
         p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters() if p.requires_grad
@@ -160,9 +161,9 @@ def memory_needed(model: nn.Module, row_tokens: int, *, gradient_checkpointing: 
     return int(weights + trained + per_token * row_tokens + logits)
 
 
-def memory_free(device: torch.device, model: nn.Module) -> int:
+def memory_free(device: torch.device, model: PreTrainedModel) -> int:
     """Bytes training may use on the device: what is free now plus what the loaded model already takes."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + weights
     return free_memory() + weights

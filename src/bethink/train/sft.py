@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.config import StrictModel
@@ -37,9 +38,10 @@ from bethink.train.metrics import read_metrics
 from bethink.train.optimizer import round_compute_copies
 from bethink.train.plot import plot_loss
 from bethink.train.preflight import Preflight, Thresholds, check, expectation, survey
-from bethink.train.rows import Row, TokenStore, build_stores, count_rows, data_files, hash_share
+from bethink.train.rows import Row, count_rows, data_files
 from bethink.train.samples import SamplePair, Unwrapper
 from bethink.train.sft_method import Schedule, SFTMethod
+from bethink.train.token_store import TokenStore, build_stores, hash_share
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -142,7 +144,7 @@ def run_sft(config: SFTConfig) -> SFTResult:
     found.write(config.output)
     check(found, _thresholds(config), store.census)
     if found.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     eval_every = config.eval_every if config.eval_every is not None else -(-schedule.steps // 4)
     samples = _sample_pair(config, tokenizer, held_out if len(held_out) else store) if eval_every else None
@@ -209,11 +211,11 @@ def _result(product: Path) -> SFTResult:
 
 def _load(
     config: SFTConfig, located: ModelFiles, device: torch.device
-) -> tuple[nn.Module, Mapping[str, Tensor]]:
+) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
     """The model with what is trained marked so, and the float32 masters of parameters that compute in a narrower format."""
     dtype = best_dtype(device.type) if config.dtype == "auto" else _DTYPES[config.dtype]
     loaded = torch.float32 if config.full else dtype
-    model: nn.Module = load_model(located, dtype=loaded, device=str(device), merge=True)
+    model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=True)
     if config.full:
         model.requires_grad_(True)
         return model, round_compute_copies(model, dtype)
@@ -222,10 +224,11 @@ def _load(
 
 
 def _stores(
-    config: SFTConfig, files: Sequence[Path], tokenizer: ChatTokenizer, model: nn.Module
+    config: SFTConfig, files: Sequence[Path], tokenizer: ChatTokenizer, model: PreTrainedModel
 ) -> tuple[TokenStore, TokenStore]:
     """The rows to train on and the held-out ones. Raises DataError when none is left, ModelError when one does not fit the model."""
-    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    shape = model.config.get_text_config(decoder=True)
+    positions = getattr(shape, "max_position_embeddings", None) or sys.maxsize
     max_tokens = min(config.max_tokens or positions, positions)
     rows = count_rows(files)
     wanted = config.steps * config.batch_size if config.steps else math.ceil(min(config.epochs, 1.0) * rows)
@@ -248,7 +251,7 @@ def _stores(
             f"longer than {max_tokens} tokens",
             where=str(config.data),
         )
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     if store.largest_id >= vocabulary:
         raise ModelError(
             f"the rows hold token id {store.largest_id}, the model knows {vocabulary}",

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bethink.core.console import note
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.forward import forward
 from bethink.train.losses import cross_entropy
-from bethink.train.rows import TokenStore
 from bethink.train.samples import SamplePair
+from bethink.train.token_store import TokenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class SFTMethod:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         store: TokenStore,
         held_out: TokenStore,
         schedule: Schedule,
@@ -130,7 +131,7 @@ class SFTMethod:
         """See `state_dict`."""
 
 
-def _loss(model: nn.Module, batch: PackedBatch) -> tuple[Tensor, dict[str, float]]:
+def _loss(model: PreTrainedModel, batch: PackedBatch) -> tuple[Tensor, dict[str, float]]:
     weight_N, thinking_N = batch.loss_weight_N, batch.thinking_N
     result = forward(model, batch, lambda logprob_C, part: cross_entropy(logprob_C, weight_N[part]))
     nll_N = cross_entropy(result.logprob_N, weight_N)
