@@ -38,7 +38,7 @@ class CurateConfig(StrictModel):
     max_samples: keep this many, evenly spaced over the curriculum of each mode.
     difficulty: what the curriculum rises by: "completion_tokens", "thinking_tokens" or "field:NAME" (a number in the row).
     limit: read only the first rows of the input.
-    block_bytes: how much input a worker takes at a time; changes speed and memory, never the result.
+    block_bytes: the most input a worker takes at a time; changes speed and memory, never the result.
     """
 
     input: tuple[Path, ...] = Field(min_length=1)

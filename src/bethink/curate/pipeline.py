@@ -33,6 +33,8 @@ from bethink.curate.spill import KEPT, block_path, read_block
 from bethink.models.locate import locate
 
 _WORK = ".work"
+_SMALLEST_FAIR_BLOCK = 256 << 10
+_BYTES_PER_ROW = 8 << 10
 _STAMP = ".fingerprint.json"
 
 
@@ -98,7 +100,7 @@ def check(report: Report, config: CurateConfig) -> None:
 
 def _curate(config: CurateConfig, files: Sequence[InputFile], tokenizer: ChatTokenizer, work: Path) -> Report:
     started = time.monotonic()
-    plan = _plan(config, work)
+    plan = _plan(config, files, work)
     order = Order(
         config=config,
         tokenizer=tokenizer.directory,
@@ -114,14 +116,23 @@ def _curate(config: CurateConfig, files: Sequence[InputFile], tokenizer: ChatTok
     return report
 
 
-def _plan(config: CurateConfig, work: Path) -> dict[str, int]:
+def _plan(config: CurateConfig, files: Sequence[InputFile], work: Path) -> dict[str, int]:
     """What the first run in `work` settled and later ones keep to: the size of a block, and what the date is."""
     path = work / "plan.json"
     if not path.exists():
         epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
-        write_json(path, {"block_bytes": config.block_bytes, "epoch": epoch})
+        # A small input is cut finer, so that all workers have something to do until the end.
+        fair = _size(config, files) // (8 * config.worker_count)
+        block_bytes = min(config.block_bytes, max(fair, _SMALLEST_FAIR_BLOCK))
+        write_json(path, {"block_bytes": block_bytes, "epoch": epoch})
     plan: dict[str, int] = read_json(path)
     return plan
+
+
+def _size(config: CurateConfig, files: Sequence[InputFile]) -> int:
+    """About how many bytes of input there are to read."""
+    size = sum(file.size for file in files)
+    return size if config.limit is None else min(size, config.limit * _BYTES_PER_ROW)
 
 
 def _work_through(order: Order, files: Sequence[InputFile], block_bytes: int) -> int:
@@ -143,7 +154,7 @@ def _work_through(order: Order, files: Sequence[InputFile], block_bytes: int) ->
                 yield block
 
     rows, kept, size = before.rows, before.kept, before.size
-    total_size, started = sum(file.size for file in files), time.monotonic()
+    total_size, started = _size(config, files), time.monotonic()
     workers = min(config.worker_count, max(1, -(-total_size // block_bytes)))
     try:
         with (
