@@ -68,6 +68,13 @@ def test_an_occupied_output_is_refused_unless_the_same_run_resumes(tmp_path):
     assert json.loads((run / ".fingerprint.json").read_text())["seed"] == 1
 
 
+def test_a_directory_that_holds_no_run_cannot_be_resumed(tmp_path):
+    (tmp_path / "somebody's.txt").write_text("precious")
+    with pytest.raises(OutputError, match="there is no run to resume"):
+        claim_output(tmp_path, resume=True, fingerprint={})
+    assert [path.name for path in tmp_path.iterdir()] == ["somebody's.txt"]
+
+
 def test_the_cache_can_be_moved(monkeypatch, tmp_path):
     monkeypatch.setenv("BETHINK_CACHE", str(tmp_path / "a"))
     assert cache_dir() == tmp_path / "a"

@@ -25,6 +25,11 @@ _REASONS = {
     errno.EROFS: ("the file system is read-only", "choose an --output on a writable disk"),
     errno.ENOTDIR: ("a part of the path is a file, not a directory", "choose another --output"),
     errno.EEXIST: ("a part of the path is a file, not a directory", "choose another --output"),
+    errno.ENOENT: ("a part of the path does not exist", "choose another --output"),
+    errno.EFBIG: (
+        "the file is larger than this system allows",
+        "choose an --output on another disk, or raise the limit",
+    ),
     errno.EISDIR: ("the path is a directory", "name a file"),
 }
 
@@ -132,14 +137,21 @@ def claim_output(directory: Path, *, resume: bool, fingerprint: dict[str, Any]) 
             raise OutputError(
                 "the output exists and is a file", where=str(directory), fix="choose another --output"
             )
-        occupied = directory.is_dir() and any(directory.iterdir())
+        # A run killed while its stamp was being written has left nothing but that part.
+        occupied = directory.is_dir() and any(path.suffix != ".part" for path in directory.iterdir())
         if occupied and not resume:
             raise OutputError(
                 "the output directory already holds something",
                 where=str(directory),
                 fix="choose another --output, or continue that run with --resume",
             )
-        if occupied and stamp.exists():
+        if occupied and not stamp.exists():
+            raise OutputError(
+                "there is no run to resume: the output directory holds something else",
+                where=str(directory),
+                fix="choose another --output",
+            )
+        if occupied:
             before = read_json(stamp)
             differing = sorted(
                 k for k in {*before, *fingerprint} if before.get(k, None) != fingerprint.get(k, None)

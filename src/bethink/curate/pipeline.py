@@ -35,7 +35,6 @@ from bethink.models.locate import locate
 _WORK = ".work"
 _SMALLEST_FAIR_BLOCK = 256 << 10
 _BYTES_PER_ROW = 8 << 10
-_STAMP = ".fingerprint.json"
 
 
 def curate(config: CurateConfig) -> Report:
@@ -235,12 +234,6 @@ def _publish(report: Report, finished: Path, output: Path) -> None:
 def _claim(config: CurateConfig, files: Sequence[InputFile], tokenizer: ChatTokenizer) -> None:
     """Make the output directory this run's own, or refuse: it holds something else, or a run with other settings or inputs."""
     output = config.output
-    if config.resume and output.is_dir() and any(output.iterdir()) and not (output / _STAMP).exists():
-        raise OutputError(
-            "there is no run to resume: the output directory holds something else",
-            where=str(output),
-            fix="choose another --output",
-        )
     seen = [(file.label, file.size, file.path.stat().st_mtime_ns) for file in files]
     fingerprint: dict[str, Any] = {
         **config.deciding(),
@@ -249,12 +242,7 @@ def _claim(config: CurateConfig, files: Sequence[InputFile], tokenizer: ChatToke
         "input files": f"{len(files)} files, {sum(file.size for file in files):,} bytes, "
         f"{hashlib.sha256(repr(seen).encode()).hexdigest()[:12]}",
     }
-    try:
-        claim_output(output, resume=config.resume, fingerprint=fingerprint)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write: {error.strerror}", where=str(output), fix="choose another --output"
-        ) from error
+    claim_output(output, resume=config.resume, fingerprint=fingerprint)
 
 
 @contextmanager
@@ -266,10 +254,6 @@ def _explain_disk(output: Path) -> Iterator[None]:
     try:
         with explain_os_errors(output):
             yield
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        raise OutputError("cannot write: a file larger than this system allows", where=str(output)) from error
     except OutputError as error:
         full = "full" in error.what or "quota" in error.what
         raise OutputError(error.what, where=error.where, fix=resume if full else error.fix) from error
