@@ -2,8 +2,8 @@
 
 A row is one sequence of T tokens with the lengths of its samples beside it (`segments`); attention stays inside a segment and
 positions start at 0 in each. Packing reorders samples inside a step, never across steps, so that a curriculum keeps its order.
-Longest first, each into the fullest row it still fits (best-fit decreasing); then rows are padded up to a few lengths, because
-every new shape makes the CPU's matrix library build new kernels.
+Longest first, each into the fullest row it still fits (best-fit decreasing); then rows are padded to a multiple of 32 tokens: the CPU's
+matrix library builds kernels for every new length (some 25 ms) and keeps about a thousand of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from bethink.chat.toggle import Mode
 from bethink.train.token_store import Sample
+
+_GRAIN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,9 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def padded_length(tokens: int, capacity: int, steps: int = 8) -> int:
-    """`tokens` rounded up to a multiple of an eighth of the capacity (at least 16): the few shapes that occur."""
-    grain = max(16, -(-capacity // steps))
-    return -(-tokens // grain) * grain
+def padded_length(tokens: int) -> int:
+    """`tokens` rounded up to a multiple of 32."""
+    return -(-tokens // _GRAIN) * _GRAIN
 
 
 def packed_batch(samples: Sequence[Sample], length: int) -> PackedBatch:
@@ -111,6 +112,6 @@ def packed_batches(samples: Sequence[Sample], capacity: int) -> list[PackedBatch
     """The samples of one step as micro-batches of about `capacity` tokens, the longest samples first."""
     lengths = [len(sample) for sample in samples]
     return [
-        packed_batch([samples[i] for i in row], padded_length(sum(lengths[i] for i in row), capacity))
+        packed_batch([samples[i] for i in row], padded_length(sum(lengths[i] for i in row)))
         for row in pack(lengths, capacity)
     ]

@@ -76,7 +76,7 @@ def survey(
     gradient_checkpointing None: on when training does not fit without. capacity: tokens in a packed row.
     """
     device = next(model.parameters()).device
-    row_tokens = max(padded_length(store.census.longest, capacity), capacity)
+    row_tokens = max(padded_length(store.census.longest), capacity)
     free = memory_free(device, model)
     recompute = gradient_checkpointing
     if recompute is None:
