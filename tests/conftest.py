@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from chat.templates import CHATML, Family
+
+# A background job may inherit an ignored Ctrl-C and hand it on to the programs that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeTokenizerDir = Callable[..., Path]
 

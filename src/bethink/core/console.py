@@ -50,6 +50,7 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done = done
         self._initially_done = done
+        self._printed: int | None = None
         self._fields: dict[str, str] = {}
         self._started = self._last_line = time.monotonic()
         self._live = (
@@ -67,7 +68,7 @@ class Progress:
         if self._live:
             self._live.update(Text(self.line()))
             self._live.stop()
-        else:
+        elif self._printed != self.done or kind is not None:
             self._print_line()
 
     def advance(self, amount: int = 1, **fields: object) -> None:
@@ -86,7 +87,7 @@ class Progress:
         of = f"/{self.total:,}" if self.total is not None else ""
         parts = [
             f"{self.label}: {self.done:,}{of} {self.unit}",
-            f"{rate:,.1f} {self.unit}/s",
+            f"{rate:,.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s/{self.unit}",
             duration(elapsed),
         ]
         if self.total is not None and rate > 0 and self.done < self.total:
@@ -95,5 +96,5 @@ class Progress:
         return "  ".join(parts)
 
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._printed = time.monotonic(), self.done
         print(self.line(), file=sys.stderr, flush=True)

@@ -77,7 +77,7 @@ def check(report: Report, config: CurateConfig) -> None:
             f"{report.unreadable:,} of {report.rows.read:,} rows ({report.unreadable_share:.1%}) cannot be read, "
             f"more than --max-bad-share {config.max_bad_share:g}: {named}",
             where=rejects,
-            fix="mend the input, or allow more with --max-bad-share; what could be read has been curated",
+            fix="what could be read has been curated; to accept it, add --resume and a larger --max-bad-share",
         )
     if report.broken_files:
         raise DataError(

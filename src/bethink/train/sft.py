@@ -117,10 +117,20 @@ def run_sft(config: SFTConfig) -> SFTResult:
     """Fine-tune as `config` says and write everything into `config.output` (docs/sft.md lists the files).
 
     A finished run is left alone. Raises DataError, ModelError, OutputError or PreflightError, and KeyboardInterrupt when it was
-    interrupted and has saved.
+    interrupted and has saved. A run whose data or model cannot be used leaves the output free for the next try; one that preflight
+    stops keeps preflight.json, and goes on with --resume and the flag that allows it.
     """
     files, located = data_files(config.data), locate(config.model)
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, files, located))
+    try:
+        return _run(config, files, located)
+    except (DataError, ModelError):
+        if not config.resume and not (config.output / "metrics.jsonl").exists():
+            shutil.rmtree(config.output)
+        raise
+
+
+def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> SFTResult:
     product = config.output / ("model" if config.full else "adapter")
     if product.exists():
         note(f"this run is finished: {product}")

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from bethink.core.config import nearest
 from bethink.core.console import Progress
-from bethink.core.errors import DataError, OutputError
+from bethink.core.errors import ConfigError, DataError, OutputError
 from bethink.core.files import atomic_path, dump_line, explain_os_errors
 from bethink.verify import gym
 from bethink.verify.grade import KNOWN_GRADERS, GradeItem, grade_many
@@ -62,7 +62,7 @@ def grade_file(
 ) -> Summary:
     """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take.
 
-    Raises DataError for a source that cannot be read, OutputError for an output that exists (without `overwrite`) or cannot be
+    Raises ConfigError for an unknown `grader`, DataError for a source that cannot be read, OutputError for an output that exists (without `overwrite`) or cannot be
     written.
     """
     _check_paths(source, output, overwrite)
@@ -74,6 +74,11 @@ def grade_file(
         rejects = _Rejects(rejects_path(output), stack)
         progress = stack.enter_context(Progress("grade", None))
         reader = _Reader(grader, pool)
+        if grader is not None:
+            try:
+                reader.check_grader(grader)
+            except _RowError as error:
+                raise ConfigError(str(error), where="--grader") from None
         rows: deque[dict[str, Any]] = deque()
 
         def items() -> Iterator[GradeItem]:
@@ -149,7 +154,7 @@ class _Reader:
         name = row["grader"]
         if not isinstance(name, str) or not name:
             raise _RowError("no `grader`: add the column, or pass --grader")
-        self._check_grader(name)
+        self.check_grader(name)
         output = _column(row, "output", str)
         return row, GradeItem(
             answer=_answer(row),
@@ -160,7 +165,8 @@ class _Reader:
             opened=_flag(row, "opened"),
         )
 
-    def _check_grader(self, name: str) -> None:
+    def check_grader(self, name: str) -> None:
+        """Raises _RowError for a name that is no grader and no reasoning-gym generator."""
         if name in KNOWN_GRADERS:
             return
         if self._generators is None:
