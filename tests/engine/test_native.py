@@ -59,6 +59,12 @@ def test_greedy_is_transformers_generate_token_for_token(kind: str, changes: dic
         assert_same_but_for_ties(model, request, completions[request.id], expected)
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_the_shortest_completions_come_once(model, prompts, length: int) -> None:
+    completions = run(NativeEngine(model, slots=4), greedy(prompts(6), [length] * 6))
+    assert all(len(completion.token_ids) == length for completion in completions.values())
+
+
 def test_logprobs_are_those_of_a_full_forward(model, prompts) -> None:
     requests = [
         Request(str(n), p, SamplingParams(20, temperature=0.2 + n / 4, top_k=50 * (n % 2), seed=n))

@@ -178,6 +178,9 @@ class NativeEngine:
         drawn = self._batch.step()
         for row, token in drawn:
             self._tell(row, token)
+        # A new row draws two tokens in its first step, and is done once even when the second is its last.
+        for row in {id(row): row for row, _ in drawn if row.finish is not None}.values():
+            row.owner.done.append(row.completion())
         if self._progress is not None:
             self._progress.advance(len(drawn), running=self._batch.active, waiting=self._batch.waiting)
 
@@ -205,8 +208,6 @@ class NativeEngine:
             except Exception as error:  # noqa: BLE001 - the caller's own fault is raised where it waits, not in another's step
                 call.error = error
                 self._closed.append(call)
-        if row.finish is not None:
-            call.done.append(row.completion())
 
     def _abandon(self, error: BaseException) -> None:
         # An interrupt is meant for the thread that gets it; the others are told what became of their work.
