@@ -172,21 +172,21 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def funnel(report: Report) -> str:
+def funnel(report: Report, stage: str) -> str:
     """Rows left after each filter that dropped some, with what it dropped."""
     with mpl.rc_context(_STYLE):
         figure = plot.funnel(report)
-        return _svg(figure, "funnel", "Rows left after each curation filter")
+        return _svg(figure, f"funnel-{stage}", "Rows left after each curation filter")
 
 
-def curriculum(report: Report) -> str:
+def curriculum(report: Report, stage: str) -> str:
     """Difficulty along the training order for each mode, and the mix of modes."""
     with mpl.rc_context(_STYLE):
         figure = plot.curriculum(_coarser(report))
-        return _svg(figure, "curriculum", "Difficulty along the training order, by mode")
+        return _svg(figure, f"curriculum-{stage}", "Difficulty along the training order, by mode")
 
 
-def lengths(stretches: Sequence[Stretch]) -> str:
+def lengths(stretches: Sequence[Stretch], stage: str) -> str:
     """Completion length along the training order for each mode, where that order is no curriculum."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(2.8)
@@ -200,7 +200,7 @@ def lengths(stretches: Sequence[Stretch]) -> str:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.legend(loc="center right")
-        return _svg(figure, "lengths", "Completion tokens along the training order, by mode")
+        return _svg(figure, f"lengths-{stage}", "Completion tokens along the training order, by mode")
 
 
 def _coarser(report: Report) -> Report:
@@ -219,7 +219,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def losses(metrics: Sequence[Mapping[str, Any]]) -> str:
+def losses(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
     """Training loss with thinking on and off, held-out loss, and where passes over the data end."""
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(3.6)
@@ -260,7 +260,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> str:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_above(axes)
-        return _svg(figure, "losses", "Training loss by mode, and held-out loss")
+        return _svg(figure, f"losses-{stage}", "Training loss by mode, and held-out loss")
 
 
 def _legend_above(axes: Any) -> None:
@@ -295,7 +295,7 @@ def _svg(figure: Figure, name: str, title: str) -> str:
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # A page may hold several figures of a kind: what is drawn tells them apart.
+    # A page may hold several figures of a kind: their stage, or what is drawn, tells them apart.
     prefix = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)

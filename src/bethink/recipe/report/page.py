@@ -68,7 +68,7 @@ def render(story: Story) -> str:
         curations=[
             {
                 "story": curation,
-                "funnel": Markup(figures.funnel(curation.report)),
+                "funnel": Markup(figures.funnel(curation.report, curation.stage)),
                 "order": Markup(_order(curation)) if curation.report.rows.kept else None,
             }
             for curation in story.curations
@@ -76,7 +76,7 @@ def render(story: Story) -> str:
         trainings=[
             {
                 "story": training,
-                "losses": Markup(figures.losses(training.metrics)),
+                "losses": Markup(figures.losses(training.metrics, training.stage)),
                 "facts": training_facts(training.metrics),
             }
             for training in story.trainings
@@ -87,8 +87,8 @@ def render(story: Story) -> str:
 
 def _order(curation: Curation) -> str:
     if curation.stretches:
-        return figures.lengths(curation.stretches)
-    return figures.curriculum(curation.report)
+        return figures.lengths(curation.stretches, curation.stage)
+    return figures.curriculum(curation.report, curation.stage)
 
 
 def _row(story: Story, model: str, mode: str) -> dict[str, Any] | None:
