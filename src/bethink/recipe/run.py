@@ -6,6 +6,7 @@ says so with the fingerprint it would have now; see `stages.Prepared`.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import gc
 import shutil
@@ -189,7 +190,10 @@ def _run_stage(one: Prepared, record: StageRecord, manifest: Manifest, run_dir: 
 
 
 def _release_memory() -> None:
-    """A stage's model must be gone before the next one loads its own."""
+    """A stage's model must be gone, and its memory back with the system, before the next one loads its own."""
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed unless it is told
+    if trim is not None:
+        trim(0)
