@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from bethink.core.errors import BethinkError
+from bethink.core.errors import BethinkError, OutputError
 from bethink.train import checkpoint
 from bethink.train.loop import LoopConfig, train
 from bethink.train.metrics import TIMING, read_metrics
@@ -98,3 +99,17 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(tmp_path: 
         train(model, method, _CONFIG, tmp_path, resume_command="again")
     assert "step 1" in str(raised.value)
     assert torch.equal(model.weight, _model().weight)
+
+
+def test_a_full_disk_is_said_so_and_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, {"w": torch.ones(2)}, {}), keep=2)
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(OutputError, match="disk is full"),
+        checkpoint.replaced_directory(tmp_path / "step-00000002"),
+    ):
+        raise SafetensorError(message)
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

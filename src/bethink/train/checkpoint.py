@@ -7,13 +7,16 @@ randomness from (seed, step).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bethink.core.files import explain_os_errors, read_json, write_json
@@ -65,9 +68,14 @@ class replaced_directory:  # noqa: N801 - used like a function
             self.part.mkdir(parents=True)
         return self.part
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             shutil.rmtree(self.part, ignore_errors=True)
+            if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+                with explain_os_errors(self.final):  # safetensors hides the system's reason in its message
+                    raise OSError(int(found[1]), os.strerror(int(found[1])), str(self.final)) from error
             return
         with explain_os_errors(self.final):
             for path in self.part.rglob("*"):

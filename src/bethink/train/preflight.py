@@ -187,25 +187,25 @@ def check(found: Preflight, allowed: Thresholds, census: Census) -> None:
         raise PreflightError(
             f"{len(found.proof_failures)} of the first {found.proof_rows} rows do not fit this model's tokenizer and template",
             where=found.proof_failures[0],
-            fix="curate with `--tokenizer` set to this model; --allow-template-failures SHARE lets them through",
+            fix="curate with `--tokenizer` set to this model; --allow-template-failures SHARE with --resume lets them through",
         )
     if found.empty and found.empty_share > allowed.empty:
         raise PreflightError(
             f"{found.empty} rows have an empty completion",
             where=", ".join(census.empty_examples),
-            fix="remove them; --allow-empty SHARE skips up to that share of rows",
+            fix="remove them; --allow-empty SHARE with --resume skips up to that share of rows",
         )
     if found.dropped and found.dropped_share > allowed.dropped:
         raise PreflightError(
             f"{found.dropped} of {found.rows_read} rows ({found.dropped_share:.1%}) are longer than the limit and would be dropped",
             where=", ".join(census.too_long_examples),
-            fix="raise --max-tokens if the model allows; --allow-dropped SHARE accepts the loss",
+            fix="raise --max-tokens if the model allows; --allow-dropped SHARE with --resume accepts the loss",
         )
     if found.memory_needed > found.memory_free:
         if not allowed.memory:
             raise PreflightError(
                 f"training needs about {found.memory_needed / 1e9:.1f} GB and {found.memory_free / 1e9:.1f} GB are free",
-                fix="lower --tokens-per-microbatch or --max-tokens, use LoRA instead of --full, or try all the same with --allow-memory",
+                fix="lower --tokens-per-microbatch or --max-tokens, use LoRA instead of --full, or try all the same with --allow-memory --resume",
             )
         found.overridden.append("memory")
     if found.on_share in (0.0, 1.0):

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.config import StrictModel
 from bethink.core.console import note, warn
-from bethink.core.errors import DataError, ModelError
+from bethink.core.errors import ConfigError, DataError, ModelError
 from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.models.load import load_model
 from bethink.models.locate import ModelFiles, locate
@@ -124,7 +124,7 @@ def run_sft(config: SFTConfig) -> SFTResult:
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, files, located))
     try:
         return _run(config, files, located)
-    except (DataError, ModelError):
+    except (ConfigError, DataError, ModelError):
         if not config.resume and not (config.output / "metrics.jsonl").exists():
             shutil.rmtree(config.output)
         raise
@@ -172,9 +172,10 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> SFTRe
             resume_command=resume_command(config),
             on_step=forecast,
         )
-    finally:
-        if rows := read_metrics(config.output / "metrics.jsonl"):
-            plot_loss(rows, config.output)
+    except KeyboardInterrupt:
+        plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
+        raise
+    plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
     with replaced_directory(product) as part:
         if config.full:
             export(model, located.directory, part)
