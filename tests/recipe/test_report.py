@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -132,15 +133,12 @@ def test_the_page_tells_the_whole_story(road: Path) -> None:
 
 def test_what_a_model_wrote_is_shown_and_not_obeyed(road: Path, tmp_path: Path) -> None:
     evil = "</p><script>alert(1)</script><img src=http://example.com/x>"
-    samples = road / "trained" / "samples.jsonl"
-    before = samples.read_bytes()
+    run_dir = tmp_path / "run"
+    shutil.copytree(road, run_dir)
+    samples = run_dir / "trained" / "samples.jsonl"
     rows = [{**row, "output": evil, "question": evil, "answer": evil} for row in read_jsonl(samples)]
-    try:
-        samples.write_text("".join(dump_line(row) for row in rows), encoding="utf-8")
-        page = Page(write_report(road).read_text(encoding="utf-8"))
-    finally:
-        samples.write_bytes(before)
-        write_report(road)
+    samples.write_text("".join(dump_line(row) for row in rows), encoding="utf-8")
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
     assert evil in page.shown
     assert page.fetched == []
     assert "script" not in page.tags
