@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+
 
 def chat(
     model: Annotated[
@@ -33,22 +35,11 @@ def chat(
     api_key_env: Annotated[
         str, typer.Option(help="Environment variable that holds the endpoint's key.")
     ] = "OPENAI_API_KEY",
-    toggle: Annotated[
-        str,
-        typer.Option(
-            help="How the model is told the mode: system (prompt), kwargs (of the template), slash."
-        ),
-    ] = "system",
-    think_open: Annotated[
-        str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")
-    ] = None,
-    think_close: Annotated[str | None, typer.Option(help="Its closing tag.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")
-    ] = None,
+    toggle: Toggle = "system",
+    think_open: ThinkOpen = None,
+    think_close: ThinkClose = None,
+    dtype: Dtype = None,
+    device: Device = None,
 ) -> None:
     """Talk to a model. Answers are streamed to stdout, thinking (dimmed) to stderr. /help lists the commands.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+
 
 def eval(
     tasks: Annotated[
@@ -60,23 +62,12 @@ def eval(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out rows of task files that are no problems.")
     ] = False,
-    toggle: Annotated[
-        str,
-        typer.Option(
-            help="How the model is told the mode: system (prompt), kwargs (of the template), slash."
-        ),
-    ] = "system",
-    think_open: Annotated[
-        str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")
-    ] = None,
-    think_close: Annotated[str | None, typer.Option(help="Its closing tag.")] = None,
+    toggle: Toggle = "system",
+    think_open: ThinkOpen = None,
+    think_close: ThinkClose = None,
     slots: Annotated[int, typer.Option(help="Completions decoded at once on this machine.")] = 64,
-    dtype: Annotated[
-        str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")
-    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Grading processes.", show_default="one a core")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in --output.")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+
 
 def serve(
     model: Annotated[
@@ -21,22 +23,11 @@ def serve(
         int, typer.Option(min=1, help="Of a completion whose request sets no limit.")
     ] = 4096,
     slots: Annotated[int, typer.Option(min=1, help="Sequences decoded together; more requests wait.")] = 64,
-    toggle: Annotated[
-        str,
-        typer.Option(
-            help="How the model is told the mode: system (prompt), kwargs (of the template), slash."
-        ),
-    ] = "system",
-    think_open: Annotated[
-        str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")
-    ] = None,
-    think_close: Annotated[str | None, typer.Option(help="Its closing tag.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")
-    ] = None,
+    toggle: Toggle = "system",
+    think_open: ThinkOpen = None,
+    think_close: ThinkClose = None,
+    dtype: Dtype = None,
+    device: Device = None,
 ) -> None:
     """Serve a model at /v1/chat/completions. Thinking comes apart from the answer, as `reasoning` and `reasoning_content`."""
     from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
