@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from bethink.cli.main import VERBS
 
 BETHINK = [sys.executable, "-m", "bethink.cli.main"]
@@ -39,3 +41,35 @@ def test_an_unknown_verb_is_wrong_usage():
     assert result.returncode == 2
     assert "trian" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sft", "--model", "nowhere", "--data", __file__, "--output", "x"], "cannot read `.py` files"),
+        (["sft", "--model", "nowhere", "--data", "rows", "--output", "x"], "no such file or directory"),
+        (
+            ["eval", "--model", "nowhere", "--tasks", "chain_sum", "--output", "x"],
+            "there is no model `nowhere`",
+        ),
+        (["eval", "--model", "m", "--tasks", "chain_sum", "--output", "x", "--modes", "maybe"], "`--modes`"),
+        (["curate", "--input", "nowhere", "--tokenizer", "m", "--output", "x"], "the input does not exist"),
+        (
+            ["curate", "--input", "a", "--tokenizer", "m", "--output", "x", "--on-off-ratio", "half"],
+            "`--on-off-ratio`",
+        ),
+        (["run", "quickstart", "--dry-run", "--set", "sft.rnak=2"], "did you mean `rank`?"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_slow_is_imported(words, said, tmp_path):
+    program = (
+        "import sys\n"
+        "from bethink.cli.main import main\n"
+        f"sys.argv = ['bethink', *{words!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n"
+        "    print(stop.code, [m for m in ('torch', 'transformers', 'reasoning_gym') if m in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert said in result.stderr
+    assert result.stdout.split("\n")[-2] == "1 []"

@@ -52,3 +52,13 @@ def test_every_fault_is_placed(text, where, what):
 def test_nearest_gives_up_on_nonsense():
     assert nearest("lerning_rate", ["learning_rate", "seed"]) == "learning_rate"
     assert nearest("zzz", ["learning_rate", "seed"]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [({"train": {"learning_rate": "x"}, "name": "a"}, "`--learning-rate`"), ({}, "`--name`")],
+)
+def test_a_command_s_faults_are_named_by_its_options(value, named):
+    with pytest.raises(ConfigError) as caught:
+        validate(Outer, value, name="bethink sft", flags=True)
+    assert caught.value.what.startswith(named)

@@ -82,11 +82,11 @@ def test_any_is_understood_everywhere(source: Path, tiny_tokenizer_dir: Path, tm
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--on-off-ratio", "half"], "on_off_ratio"),
+        (["--on-off-ratio", "half"], "--on-off-ratio"),
         (["--difficulty", "length"], "difficulty"),
-        (["--max-tokens", "many"], "max_tokens"),
+        (["--max-tokens", "many"], "--max-tokens"),
         (["--format", "csv"], "format"),
-        (["--include", "nothing-like-it"], "no input files"),
+        (["--include", "nothing-like-it"], "name contains nothing-like-it"),
     ],
 )
 def test_what_makes_no_sense_is_one_error(

@@ -376,3 +376,56 @@ def test_the_result_of_a_failed_check_is_a_bethink_error(done: tuple[Path, Repor
     broken = done[1].model_copy(update={"broken_files": ["a.jsonl.gz"]})
     with pytest.raises(BethinkError):
         check(broken, config(tmp_path, tmp_path, tmp_path))
+
+
+def test_rows_for_a_model_with_other_tags_are_written_in_them(
+    tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    own = [row(number, "on") for number in range(6)]
+    for one in own[3:]:  # rows that have the model's tags already
+        one["output"] = one["output"].replace("<think>", "[THINK]").replace("</think>", "[/THINK]")
+    off = [row(number, "off") for number in range(6, 10)]
+    off[0]["output"] = "[THINK]\nno\n[/THINK]\n\n" + off[0]["output"]
+    off[1]["output"] = "<think>\nno\n</think>\n\n" + off[1]["output"]
+    (source / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in own + off))
+    report = curate(
+        config(
+            source,
+            output,
+            tiny_tokenizer_dir,
+            think_open="[THINK]",
+            think_close="[/THINK]",
+            difficulty="thinking_tokens",
+        )
+    )
+    assert report.reasons["think_pair"] == 2
+    found = kept(output)
+    assert len(found) == 8
+    for one in found:
+        assert "<think>" not in one["output"]
+        assert "</think>" not in one["output"]
+        assert (
+            one["output"].count("[THINK]\n") == one["output"].count("\n[/THINK]\n\n") == (one["mode"] == "on")
+        )
+
+
+def test_when_nothing_is_left_the_error_lists_what_the_rows_have(
+    raw: tuple[Path, dict[str, str]], tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        curate(config(raw[0], tmp_path / "out", tiny_tokenizer_dir, category=("poetry",), trained_by=()))
+    assert caught.value.fix is not None
+    assert "--category" in caught.value.fix
+    assert "math (" in caught.value.fix
+    assert "chat (" in caught.value.fix
+
+
+def test_an_include_that_no_file_matches_lists_the_files(
+    raw: tuple[Path, dict[str, str]], tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="name contains zzz") as caught:
+        curate(config(raw[0], tmp_path / "out", tiny_tokenizer_dir, include=("zzz",)))
+    assert caught.value.fix is not None
+    assert "part-0.jsonl, part-1.jsonl" in caught.value.fix

@@ -144,3 +144,19 @@ def test_the_comparison_is_written_and_shown(tmp_path, capsys):
     assert "exact McNemar" in shown
     assert "trained says correct on p20 (0)" in shown
     assert "and 13 more" in shown
+
+
+def test_flips_keep_their_lines(tmp_path, capsys):
+    from rich.console import Console
+
+    from bethink.evaluate.compare_table import _quoted
+
+    Console(width=60).print(
+        _quoted(
+            "A:", "<think>\n" + "\n".join(f"1 + {n} = {n + 1}" for n in range(20)) + "\n</think>\n\nIt is 20."
+        )
+    )
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 8
+    assert shown[0].startswith("A: … 1 + ")
+    assert shown[-1].strip() == "It is 20."

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from bethink.core.errors import OutputError
+from bethink.train.config import SFTConfig
 from bethink.train.metrics import TIMING, read_metrics
-from bethink.train.sft import SFTConfig, run_sft
+from bethink.train.sft import run_sft
 
 Make = Callable[..., SFTConfig]
 

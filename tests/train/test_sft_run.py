@@ -21,9 +21,10 @@ from bethink.cli.sft import sft
 from bethink.core.errors import BethinkError, DataError, PreflightError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
+from bethink.train.config import SFTConfig, resume_command
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import epoch_ends
-from bethink.train.sft import SFTConfig, resume_command, run_sft
+from bethink.train.sft import run_sft
 from bethink.train.sft_method import Schedule
 from train.conftest import sum_rows, write_rows
 

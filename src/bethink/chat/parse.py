@@ -63,6 +63,11 @@ def compose(thinking: str, answer: str, think: ThinkFormat = DEFAULT_FORMAT) -> 
     return f"{think.open}\n{thinking}\n{think.close}\n\n{answer}"
 
 
+def retagged(text: str, think: ThinkFormat) -> str:
+    """`text` with the usual tags turned into those of `think`; tags that are there already stay."""
+    return text.replace(DEFAULT_FORMAT.open, think.open).replace(DEFAULT_FORMAT.close, think.close)
+
+
 def count_blocks(text: str, think: ThinkFormat = DEFAULT_FORMAT) -> tuple[int, int]:
     """How many opening and how many closing tags stand in `text`."""
     return text.count(think.open), text.count(think.close)

@@ -149,12 +149,13 @@ class Renderer:
 
     def _tail_ids(self, tail: str) -> list[int]:
         """Token ids of the end of a prompt, in front of the word or tag that a completion begins with."""
-        if tail not in self._tails:  # nearly every prompt ends in the same few words
-            if len(self._tails) >= _MAX_TAILS:
-                self._tails.clear()
-            ids = self.tokenizer.encode_before(tail, _ANY_WORD)
-            self._tails[tail] = self.tokenizer.encode(tail) if ids is None else ids
-        return self._tails[tail]
+        if (known := self._tails.get(tail)) is not None:  # nearly every prompt ends in the same few words
+            return known
+        if len(self._tails) >= _MAX_TAILS:
+            self._tails.clear()
+        before = self.tokenizer.encode_before(tail, _ANY_WORD)
+        ids = self._tails[tail] = self.tokenizer.encode(tail) if before is None else before
+        return ids
 
     def _cut(self, prompt_text: str) -> int:
         """Where the last special token in the prompt's end begins; 0 when there is none."""

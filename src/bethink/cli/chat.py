@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, read_mode, read_style, read_tags
 
 
 def chat(
@@ -45,19 +45,13 @@ def chat(
 
     With input from a pipe each line is a turn.
     """
-    from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
-    from bethink.core.console import note
+    from bethink.chat.toggle import ToggleStyle
     from bethink.engine.dialogue import open_dialogue
     from bethink.serve.terminal import Chat, ChatOptions
 
-    if thinking not in list(Mode):
-        raise typer.BadParameter("say on or off", param_hint="--thinking")
-    if toggle not in list(ToggleStyle):
-        raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
-    style = ToggleStyle(toggle)
-    think = ThinkFormat(think_open or DEFAULT_FORMAT.open, think_close or DEFAULT_FORMAT.close)
+    mode, style, think = read_mode(thinking), read_style(toggle), read_tags(think_open, think_close)
     options = ChatOptions(
-        mode=Mode(thinking),
+        mode=mode,
         system=system,
         max_tokens=max_tokens,
         max_thinking_tokens=max_thinking_tokens,
@@ -65,8 +59,6 @@ def chat(
         top_p=top_p,
         seed=seed,
     )
-    if endpoint is None and model is not None:
-        note(f"loading {model}")
     dialogue = open_dialogue(
         model,
         endpoint,

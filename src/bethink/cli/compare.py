@@ -41,7 +41,7 @@ def compare(
         "seed": seed,
         "output": output,
     }
-    comparisons = run_compare(validate(CompareConfig, options, name="bethink compare"))
+    comparisons = run_compare(validate(CompareConfig, options, name="bethink compare", flags=True))
     names = [f"{read_side(path).name} ({path})" for path in (a, b)]
     if as_json:
         print(

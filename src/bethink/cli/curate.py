@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bethink.cli.options import ThinkClose, ThinkOpen
+
 if TYPE_CHECKING:
     from bethink.curate.report import Report
 
@@ -58,6 +60,8 @@ def curate(
     toggle_style: Annotated[
         str, typer.Option(help="How the prompt says the mode: system | kwargs | slash.")
     ] = "system",
+    think_open: ThinkOpen = None,
+    think_close: ThinkClose = None,
     format: Annotated[
         str, typer.Option(help="jsonl | parquet (which carries the token ids as well).")
     ] = "jsonl",
@@ -110,8 +114,14 @@ def curate(
         "dry_run": dry_run,
         "resume": resume,
     }
-    options |= {name: value for name, value in (("trained_by", trained_by), ("language", language)) if value}
-    config = validate(CurateConfig, options, name="bethink curate")
+    given = {
+        "trained_by": trained_by,
+        "language": language,
+        "think_open": think_open,
+        "think_close": think_close,
+    }
+    options |= {name: value for name, value in given.items() if value}
+    config = validate(CurateConfig, options, name="bethink curate", flags=True)
     report = run(config)
     _show(report)
     check(report, config)
@@ -141,4 +151,7 @@ def _show(report: Report) -> None:
     table.add_row("kept", "", f"{report.rows.kept:,}", modes, style="bold")
     out.print(table)
     for name, rows in report.skipped.items():
-        out.print(f"{name}: not asked of {rows:,} rows, which lack the field it needs", highlight=False)
+        out.print(
+            f"{name}: skipped for {rows:,} of {report.rows.read:,} rows, for want of the field it asks about",
+            highlight=False,
+        )

@@ -114,6 +114,6 @@ def eval(
     }
     tags = {"think_open": think_open, "think_close": think_close}
     options |= {key: value for key, value in tags.items() if value is not None}
-    result = run_eval(validate(EvalConfig, options, name="bethink eval"))
+    result = run_eval(validate(EvalConfig, options, name="bethink eval", flags=True))
     out.print(results_table(result.rows))
     note(f"every prompt, output and verdict: {result.samples}\nthe table: {result.results}")

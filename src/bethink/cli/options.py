@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bethink.chat.toggle import Mode, ThinkFormat, ToggleStyle
 
 Toggle = Annotated[
     str,
@@ -16,3 +19,28 @@ Dtype = Annotated[
     str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")]
+
+
+def read_mode(thinking: str) -> Mode:
+    """The mode that `--thinking` names."""
+    from bethink.chat.toggle import Mode
+
+    if thinking not in list(Mode):
+        raise typer.BadParameter("say on or off", param_hint="--thinking")
+    return Mode(thinking)
+
+
+def read_style(toggle: str) -> ToggleStyle:
+    """The convention that `--toggle` names."""
+    from bethink.chat.toggle import ToggleStyle
+
+    if toggle not in list(ToggleStyle):
+        raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
+    return ToggleStyle(toggle)
+
+
+def read_tags(think_open: str | None, think_close: str | None) -> ThinkFormat:
+    """The tags of the model's think block: those given, the usual ones otherwise."""
+    from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat
+
+    return ThinkFormat(think_open or DEFAULT_FORMAT.open, think_close or DEFAULT_FORMAT.close)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, read_mode, read_style, read_tags
 
 
 def serve(
@@ -30,23 +30,16 @@ def serve(
     device: Device = None,
 ) -> None:
     """Serve a model at /v1/chat/completions. Thinking comes apart from the answer, as `reasoning` and `reasoning_content`."""
-    from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
     from bethink.core.console import note
     from bethink.engine.dialogue import open_dialogue
     from bethink.serve import server
     from bethink.serve.app import create_app
     from bethink.serve.service import ServeOptions
 
-    if thinking not in list(Mode):
-        raise typer.BadParameter("say on or off", param_hint="--thinking")
-    if toggle not in list(ToggleStyle):
-        raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
-    style = ToggleStyle(toggle)
-    think = ThinkFormat(think_open or DEFAULT_FORMAT.open, think_close or DEFAULT_FORMAT.close)
+    mode, style, think = read_mode(thinking), read_style(toggle), read_tags(think_open, think_close)
     listener = server.listen(host, port)
-    note(f"loading {model}")
     dialogue = open_dialogue(model, None, slots=slots, dtype=dtype, device=device, think=think, style=style)
-    options = ServeOptions(name=name or model, mode=Mode(thinking), max_tokens=max_tokens, slots=slots)
+    options = ServeOptions(name=name or model, mode=mode, max_tokens=max_tokens, slots=slots)
     app = create_app(dialogue, options)
     note(f"serving {options.name} at {server.address(listener)}")
     server.run(app, listener)

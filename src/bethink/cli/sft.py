@@ -68,8 +68,12 @@ def sft(
         ),
     ] = "all-linear",
     dtype: Annotated[
-        str, typer.Option(help="auto, bf16 or fp32: what the model computes in.", rich_help_panel=_MACHINE)
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="bfloat16 or float32: what the model computes in (default: what suits the machine).",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda, cuda:1 (default: the best there is).", rich_help_panel=_MACHINE),
@@ -139,10 +143,15 @@ def sft(
     options = dict(locals())
     from bethink.core.config import validate
     from bethink.core.console import out
-    from bethink.train.sft import SFTConfig, run_sft
+    from bethink.train.config import SFTConfig
 
     if targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
         options["targets"] = tuple(targets.split(","))
-    result = run_sft(validate(SFTConfig, options, name="bethink sft"))
+    config = validate(SFTConfig, options, name="bethink sft", flags=True)
+    config.inputs()  # what is not there is said before torch is imported, which takes seconds
+
+    from bethink.train.sft import run_sft
+
+    result = run_sft(config)
     loss = result.last["loss"]
     out.print(f"{result.path}  {result.steps:,} steps, last loss {loss:.4f}", highlight=False, soft_wrap=True)

@@ -68,11 +68,18 @@ def nearest(word: str, known: list[str]) -> str | None:
 
 
 def validate(
-    model: type[Config], value: Any, *, name: str, lines: dict[Path_, int] | None = None, at: Path_ = ()
+    model: type[Config],
+    value: Any,
+    *,
+    name: str,
+    lines: dict[Path_, int] | None = None,
+    at: Path_ = (),
+    flags: bool = False,
 ) -> Config:
     """`value` as a `model`. Raises ConfigError for the first fault: its line (when `lines` has it), its key, and the nearest known key.
 
-    name: the file or option the value came from; at: where in it the value stands.
+    name: the file or command the value came from; at: where in it the value stands; flags: keys are a command's options (`max_tokens` is
+    called `--max-tokens`).
     """
     try:
         return model.model_validate(value)
@@ -80,7 +87,7 @@ def validate(
         fault = error.errors()[0]
         path = (*at, *fault["loc"])
         where = f"{name}:{line}" if (line := _line_of(path, lines or {})) else name
-        key = ".".join(str(part) for part in path)
+        key = _flag(model, path) if flags else ".".join(str(part) for part in path)
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, fault["loc"][:-1])
             guess = nearest(str(path[-1]), known)
@@ -88,6 +95,12 @@ def validate(
             raise ConfigError(f"unknown key `{key}`", where=where, fix=fix) from None
         message = fault["msg"].removeprefix("Value error, ")
         raise ConfigError(f"`{key}`: {message}" if key else message, where=where) from None
+
+
+def _flag(model: type[BaseModel], path: Path_) -> str:
+    """The option whose value a path leads to: ("modes", 0) is --modes, ("on", "top_p") is --top-p."""
+    words = [str(part) for i, part in enumerate(path) if part in _known_keys(model, path[:i])]
+    return "--" + words[-1].replace("_", "-") if words else ""
 
 
 def _line_of(path: Path_, lines: dict[Path_, int]) -> int | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bethink.chat.render import Rendered, Renderer
-from bethink.chat.toggle import DEFAULT_FORMAT, Mode, template_kwargs
+from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, template_kwargs
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.errors import TemplateError
 from bethink.core.files import dump_line
@@ -68,10 +68,10 @@ class Workshop:
         config = order.config
         self._order, self._config = order, config
         self._tokenizer = ChatTokenizer.load(order.tokenizer)
-        self._renderer = Renderer(self._tokenizer, style=config.toggle_style)
+        self._renderer = Renderer(self._tokenizer, think=config.think, style=config.toggle_style)
         self._rules = build_filters(config, LanguageJudge().judge)
         self._limits = TokenLimits(config, self._tokenizer, order.words_per_token)
-        self._control = control_tokens(self._tokenizer)
+        self._control = control_tokens(self._tokenizer, config.think)
 
     def finish(self, block: Block) -> Done:
         """Work through a block and leave it on disk. Raises OutputError when it cannot be written."""
@@ -104,7 +104,7 @@ class Workshop:
         record = read_line(row) if isinstance(row, bytes) else row
         if isinstance(record, Drop):
             return record
-        sample = read_row(record, self._config.difficulty_field)
+        sample = read_row(record, self._config.difficulty_field, self._config.think)
         if isinstance(sample, Drop):
             return sample
         return first_drop(sample, self._rules, skipped) or sample
@@ -145,7 +145,7 @@ class Workshop:
         if sample.mode is Mode.OFF:
             return 0.0
         # The answer is short beside the thinking: it is cheaper to tokenize again than to keep track of every token's place.
-        answer = rendered.completion_text.partition(DEFAULT_FORMAT.close)[2]
+        answer = rendered.completion_text.partition(self._config.think.close)[2]
         return float(total - len(self._tokenizer.encode(answer)))
 
     def _line(self, mode: Mode, rendered: Rendered) -> bytes:
@@ -165,13 +165,13 @@ class Workshop:
         return struct.pack("<II", len(rendered.prompt_ids), len(rendered.completion_ids)) + ids + line
 
 
-def control_tokens(tokenizer: ChatTokenizer) -> re.Pattern[str] | None:
+def control_tokens(tokenizer: ChatTokenizer, think: ThinkFormat = DEFAULT_FORMAT) -> re.Pattern[str] | None:
     """The special tokens the template marks turns with: in a message's text they would end the turn they stand in."""
     talk = [{"role": role, "content": "text"} for role in ("user", "assistant", "user")]
     shown = "".join(
         tokenizer.render(talk, add_generation_prompt=True, **template_kwargs(mode)) for mode in Mode
     )
-    tags = {DEFAULT_FORMAT.open, DEFAULT_FORMAT.close}
+    tags = {think.open, think.close}
     texts = {tokenizer.decode([token]) for token in tokenizer.special_ids}
     found = sorted(text for text in texts - tags if text in shown)
     return re.compile("|".join(map(re.escape, found))) if found else None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from bethink.chat.toggle import ToggleStyle
+from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
 from bethink.core.config import StrictModel
 
 ANY = "any"
@@ -23,7 +23,17 @@ def _names(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Limit = Annotated[int, Field(ge=1)] | Literal["any"]
+
+
+def _limit(value: Any) -> Any:
+    """A whole number, or `any` for no limit."""
+    text = str(value).replace("_", "")
+    if text != ANY and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"{value!r} is no limit: say a whole number of tokens, or any")
+    return text if text == ANY else int(text)
+
+
+Limit = Annotated[int | Literal["any"], BeforeValidator(_limit)]
 
 
 class CurateConfig(StrictModel):
@@ -34,6 +44,7 @@ class CurateConfig(StrictModel):
     trained_by, category, license, generator, version, language: the values a row may have.
     boxed: "math" asks rows of the category math for a filled \\boxed{} in the answer.
     max_tokens, max_completion_tokens: limits after the chat template, end of turn included.
+    think_open, think_close: the tags the model marks its thinking with; rows may have these or the usual ones.
     on_off_ratio: "A:B" keeps A thinking-on rows for every B thinking-off rows.
     max_samples: keep this many, evenly spaced over the curriculum of each mode.
     difficulty: what the curriculum rises by: "completion_tokens", "thinking_tokens" or "field:NAME" (a number in the row).
@@ -56,6 +67,8 @@ class CurateConfig(StrictModel):
     max_completion_tokens: Limit = 8_192
     dedup: bool = True
     toggle_style: ToggleStyle = ToggleStyle.SYSTEM
+    think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
+    think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
     on_off_ratio: str = ANY
     max_samples: Annotated[int, Field(ge=1)] | None = None
     difficulty: str = "completion_tokens"
@@ -83,6 +96,11 @@ class CurateConfig(StrictModel):
         if value not in {"completion_tokens", "thinking_tokens"} and not re.fullmatch(r"field:.+", value):
             raise ValueError(f"{value!r} is not known: use completion_tokens, thinking_tokens or field:NAME")
         return value
+
+    @property
+    def think(self) -> ThinkFormat:
+        """How the model marks its thinking."""
+        return ThinkFormat(self.think_open, self.think_close)
 
     @property
     def difficulty_field(self) -> str | None:

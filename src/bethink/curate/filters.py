@@ -46,6 +46,9 @@ SAMPLE_FILTERS = {
 }
 """What the rules below drop, in the order they are asked."""
 
+LABELS = ("trained_by", "category", "license", "generator", "version")
+"""The rules that ask for one of the values of an option."""
+
 BLOCK_FILTERS = {
     "duplicate": "prompt and output of an earlier row",
     "no_difficulty": "no number in the field the curriculum is ordered by",
@@ -113,7 +116,7 @@ def disagreeing_mode(sample: Sample) -> str | None:
 
 def wrong_think_pair(sample: Sample) -> str | None:
     """On: anything but one opening tag with one closing tag after it. Off: any tag."""
-    opens, closes = count_blocks(sample.output)
+    opens, closes = count_blocks(sample.output, sample.think)
     if sample.mode is Mode.OFF:
         fine = opens == closes == 0
     else:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
+import json
 import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -24,6 +27,7 @@ from bethink.core.errors import DataError, OutputError
 from bethink.core.files import atomic_path, claim_output, explain_os_errors, read_json, write_json
 from bethink.curate.block import Order
 from bethink.curate.config import CurateConfig
+from bethink.curate.filters import LABELS
 from bethink.curate.limits import words_per_token
 from bethink.curate.local import finish_blocks
 from bethink.curate.read import Block, InputFile, find_inputs, plan_blocks
@@ -35,6 +39,7 @@ from bethink.models.locate import locate
 _WORK = ".work"
 _SMALLEST_FAIR_BLOCK = 256 << 10
 _BYTES_PER_ROW = 8 << 10
+_REJECTS_LOOKED_AT = 10_000
 
 
 def curate(config: CurateConfig) -> Report:
@@ -93,7 +98,7 @@ def check(report: Report, config: CurateConfig) -> None:
             f"no row of {report.rows.read:,} is left; `{worst}` dropped {report.rows.dropped[worst]:,} of them "
             f"({MEANING.get(worst, 'rows that cannot be read')})",
             where=rejects,
-            fix=_way_out(worst),
+            fix=_way_out(worst, _seen(config, worst)),
         )
 
 
@@ -270,9 +275,25 @@ def _explain_disk(output: Path) -> Iterator[None]:
         raise OutputError(what, where=str(output), fix=resume) from error
 
 
-def _way_out(worst: str) -> str:
+def _seen(config: CurateConfig, name: str) -> str:
+    """What the rows dropped by a filter had instead, the most frequent first, as far as the head of rejects.jsonl tells."""
+    if config.dry_run:
+        return ""
+    with open(config.output / "rejects.jsonl", encoding="utf-8") as lines:
+        rejects = (json.loads(line) for line in itertools.islice(lines, _REJECTS_LOOKED_AT))
+        details = Counter(reject["detail"] for reject in rejects if reject["reason"] == name)
+    return ", ".join(f"{detail} ({count:,})" for detail, count in details.most_common(5))
+
+
+def _way_out(worst: str, seen: str) -> str:
+    if worst in LABELS:
+        flag = "--" + worst.replace("_", "-")
+        return (
+            f"choose {flag} from what the rows have"
+            + (f": {seen}" if seen else "")
+            + f"; `{flag} any` turns that filter off"
+        )
     options = {
-        "trained_by": "--trained-by any",
         "language": "--language any",
         "boxed": "--boxed any",
         "max_tokens": "--max-tokens any",

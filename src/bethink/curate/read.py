@@ -71,16 +71,25 @@ def find_inputs(
     Raises DataError for a path that does not exist or has no known format, and when nothing is left.
     """
     found: dict[Path, tuple[Path, str]] = {}
+    left_out: list[str] = []
     for root in paths:
         for path, label in _files_under(root):
-            outside = exclude is None or not path.resolve().is_relative_to(exclude.resolve())
-            wanted = not include or any(text in path.name for text in include)
-            if outside and wanted and path.resolve() not in found:
+            if exclude is not None and path.resolve().is_relative_to(exclude.resolve()):
+                continue
+            if include and not any(text in path.name for text in include):
+                left_out.append(path.name)
+            elif path.resolve() not in found:
                 found[path.resolve()] = (path, label)
     if not found:
         looked = ", ".join(str(path) for path in paths)
-        names = f" whose name contains {' or '.join(include)}" if include else ""
-        raise DataError(f"no input files{names}", where=looked, fix=f"known formats: {_known_formats()}")
+        if left_out:
+            names = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+            raise DataError(
+                f"no input file's name contains {' or '.join(include)}",
+                where=looked,
+                fix=f"change --include or leave it out; the files there are {names}",
+            )
+        raise DataError("no input files", where=looked, fix=f"known formats: {_known_formats()}")
     uses = Counter(label for _, label in found.values())
     return [
         InputFile(path, label if uses[label] == 1 else path.as_posix(), *_format(path), path.stat().st_size)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bethink.chat.parse import Parsed, parse
-from bethink.chat.toggle import Mode, read_toggle
+from bethink.chat.parse import Parsed, parse, retagged
+from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, read_toggle
 from bethink.tasks.problem import Message
 
 UNREADABLE = {
@@ -55,6 +55,7 @@ class Sample:
     said: the modes its system prompt and messages name (none, one, or two that may disagree).
     labels: the metadata present in the row, each as a tuple of names.
     difficulty: the number in the field the curriculum is ordered by, if it is ordered by one and the row has it.
+    think: the tags of the think block in `output`.
     """
 
     messages: list[Message]
@@ -63,11 +64,12 @@ class Sample:
     said: tuple[Mode, ...]
     labels: Mapping[str, tuple[str, ...]]
     difficulty: float | None = None
+    think: ThinkFormat = DEFAULT_FORMAT
 
     @cached_property
     def parsed(self) -> Parsed:
         """The output as thinking and answer."""
-        return parse(self.output)
+        return parse(self.output, think=self.think)
 
 
 class _UnusableError(Exception):
@@ -98,27 +100,29 @@ def read_line(line: bytes) -> dict[str, Any] | Drop:
     return row if isinstance(row, dict) else Drop("not_an_object", f"found {_kind(row)}")
 
 
-def read_row(row: Mapping[str, Any], difficulty_field: str | None = None) -> Sample | Drop:
-    """A decoded row as a Sample."""
+def read_row(
+    row: Mapping[str, Any], difficulty_field: str | None = None, think: ThinkFormat = DEFAULT_FORMAT
+) -> Sample | Drop:
+    """A decoded row as a Sample. think: the model's tags; the usual ones become them."""
     try:
-        return _sample(row, difficulty_field)
+        return _sample(row, difficulty_field, think)
     except _UnusableError as error:
         return error.drop
 
 
-def _sample(row: Mapping[str, Any], difficulty_field: str | None) -> Sample:
+def _sample(row: Mapping[str, Any], difficulty_field: str | None, think: ThinkFormat) -> Sample:
     for name in ("input", "output", "reasoning"):
         if name not in row:
             raise _UnusableError("missing_field", f"`{name}`")
         if row[name] is None:
             raise _UnusableError("null_field", f"`{name}`")
-    output = _text(row["output"], "output")
+    output = retagged(_text(row["output"], "output"), think)
     mode = _mode(row["reasoning"])
     messages = _messages(row["input"])
     said, messages = _read_toggles(messages, row.get("system_prompt"))
     labels = {name: _labels(row[name], name) for name in LABELS if row.get(name) is not None}
     difficulty = _number(row.get(difficulty_field)) if difficulty_field else None
-    return Sample(messages, output, mode, said, labels, difficulty)
+    return Sample(messages, output, mode, said, labels, difficulty, think)
 
 
 def _mode(value: Any) -> Mode:

@@ -259,6 +259,7 @@ def open_dialogue(
     if model is None:
         raise ConfigError("neither a model nor an endpoint is given", fix="pass --model or --endpoint")
     from bethink.chat.tokenizer import ChatTokenizer
+    from bethink.core.console import note
     from bethink.models.locate import locate
 
     files = locate(model)
@@ -266,14 +267,12 @@ def open_dialogue(
     # Whether a turn can end is seen before gigabytes are read.
     _ = renderer.tokenizer.stop_ids
 
-    import torch
-
     from bethink.engine.native import NativeEngine
     from bethink.models.load import load_model
+    from bethink.models.machine import best_device, torch_dtype
 
-    wanted = None if dtype is None else getattr(torch, dtype, None)
-    if dtype is not None and not isinstance(wanted, torch.dtype):
-        raise ConfigError(f"unknown dtype `{dtype}`", fix="use bfloat16 or float32")
-    loaded = load_model(files, dtype=wanted, device=device, merge=True)
+    note(f"loading {model}")
+    device = device or best_device()
+    loaded = load_model(files, dtype=torch_dtype(dtype, device), device=device, merge=True)
     engine = NativeEngine(loaded, decode=renderer.tokenizer.decode, slots=slots, progress=progress)
     return LocalDialogue(engine, renderer, name=model)

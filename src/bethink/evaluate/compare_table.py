@@ -11,7 +11,8 @@ from rich.text import Text
 
 from bethink.evaluate.compare import Comparison, Flip
 
-_EXCERPT = 240
+_EXCERPT, _LINES = 480, 8
+"""The most characters and lines shown of an output."""
 
 
 def comparison_view(comparisons: Sequence[Comparison], a: str, b: str, *, flips: int) -> RenderableType:
@@ -66,7 +67,7 @@ def _flips(one: Comparison, what: str, flips: Sequence[Flip], limit: int) -> lis
     lines: list[RenderableType] = [head]
     for flip in flips[:limit]:
         lines.append(Text(f"\n{flip.id}  answer: {flip.answer}", style="bold"))
-        lines += [Text(f"{mark} {_excerpt(text)}") for mark, text in _shown(flip)]
+        lines += [_quoted(mark, text) for mark, text in _shown(flip)]
     if len(flips) > limit:
         lines.append(Text(f"… and {len(flips) - limit} more (--flips N, or --json for all)", style="dim"))
     return lines
@@ -76,10 +77,14 @@ def _shown(flip: Flip) -> list[tuple[str, str]]:
     return [("Q:", flip.question), ("A:", flip.output_a), ("B:", flip.output_b)]
 
 
-def _excerpt(text: str) -> str:
-    """The end of a text, where answers stand, in one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _EXCERPT else f"… {line[-_EXCERPT:]}"
+def _quoted(mark: str, text: str) -> Table:
+    """The end of a text, where answers stand, its lines kept, beside its mark."""
+    lines = [line.rstrip() for line in text.strip().splitlines() if line.strip()]
+    whole = "\n".join(lines)
+    end = "\n".join(lines[-_LINES:])[-_EXCERPT:]
+    block = Table.grid(padding=(0, 1, 0, 0))
+    block.add_row(Text(mark), Text(end if end == whole else f"… {end}"))
+    return block
 
 
 def points(difference: float) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
 from bethink.core.config import StrictModel
+from bethink.models.machine import DtypeName
 from bethink.tasks.sources import split_specs
 
 
@@ -68,7 +69,7 @@ class EvalConfig(StrictModel):
     think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
     think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
     slots: int = Field(default=64, ge=1)
-    dtype: str | None = None
+    dtype: DtypeName = None
     device: str | None = None
     workers: int | None = Field(default=None, ge=1)
     resume: bool = False

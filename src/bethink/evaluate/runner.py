@@ -23,6 +23,7 @@ from bethink.evaluate.plan import Plan, make_plan
 from bethink.evaluate.results import summarize
 from bethink.evaluate.samples import kept_rows, rewrite
 from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
+from bethink.models.locate import locate
 from bethink.verify.grade import KNOWN_GRADERS
 
 _NOT_OF_THE_BYTES = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env"}
@@ -43,6 +44,8 @@ def run_eval(config: EvalConfig) -> EvalResult:
     Raises OutputError for an output that is in use, ConfigError or DataError for tasks, ModelError, TemplateError or EndpointError for
     whoever answers. What was finished by then, or at Ctrl-C, stays in samples.jsonl for `resume`.
     """
+    if config.model_spec is not None:
+        locate(config.model_spec)  # a model that is not there is said before the problems are made
     plan = make_plan(config, sorted(KNOWN_GRADERS))
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
     for task, dropped in plan.dropped.items():

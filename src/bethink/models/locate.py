@@ -68,7 +68,9 @@ def _split_adapter(spec: str) -> tuple[str, Path | None]:
         raise ModelError(f"`{spec}` is not a model", fix="write MODEL+ADAPTER_DIR, or the model alone")
     if not directory.is_dir():
         raise ModelError(
-            "the adapter directory does not exist", where=str(directory), fix="check the part after `+`"
+            "the adapter directory does not exist",
+            where=str(directory),
+            fix="name the directory that holds adapter_config.json",
         )
     read_adapter_config(directory)
     return base, directory

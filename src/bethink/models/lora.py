@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bethink.core.config import StrictModel
 from bethink.core.errors import ConfigError, ModelError
 from bethink.core.seeds import derive_seed
 from bethink.models.adapter_files import by_pattern, read_adapter_config, read_pairs, write_adapter
+from bethink.models.lora_config import ALL_LINEAR, LoRAConfig, scale_of
 from bethink.models.lora_layer import (
     LoRALinear,
     folded,
@@ -45,47 +44,6 @@ __all__ = [
     "trainable",
     "without_adapter",
 ]
-
-ALL_LINEAR = "all-linear"
-
-
-class LoRAConfig(StrictModel):
-    """Which layers get an adapter, and how large.
-
-    rank:    r, the inner width of the product.
-    alpha:   the product is scaled by alpha / rank (alpha / sqrt(rank) when rslora).
-    dropout: share of the adapter's input zeroed while training.
-    targets: "all-linear" (every linear layer but the output head); a tuple of names, each a module's full name or its end at a
-             dot ("q_proj"); or one string, a regular expression that must match the full name.
-    """
-
-    rank: int = Field(64, ge=1)
-    alpha: float = Field(128.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: str | tuple[str, ...] = ALL_LINEAR
-    rslora: bool = False
-
-    @field_validator("targets")
-    @classmethod
-    def _usable(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not targets:
-            raise ValueError("name at least one layer, or say all-linear")
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-        return targets
-
-    @property
-    def scale(self) -> float:
-        """The factor the product is multiplied by."""
-        return scale_of(self.alpha, self.rank, rslora=self.rslora)
-
-
-def scale_of(alpha: float, rank: int, *, rslora: bool) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised adapters."""
-    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 def add_lora(model: nn.Module, config: LoRAConfig, seed: int) -> list[nn.Parameter]:

@@ -8,10 +8,24 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from bethink.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+_SHORT_NAMES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def _full_name(word: Any) -> Any:
+    return _SHORT_NAMES.get(word, word) if isinstance(word, str) else word
+
+
+DtypeName = Annotated[Literal["bfloat16", "float16", "float32"] | None, BeforeValidator(_full_name)]
+"""A number format as options name it: torch's name or its short form (bf16, fp16, fp32); None or `auto` is what suits the device."""
 
 _FAST_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
@@ -91,3 +105,18 @@ def best_dtype(device: str) -> torch.dtype:
     else:
         fast = device == "cpu" and cpu_has_fast_bf16()
     return torch.bfloat16 if fast else torch.float32
+
+
+def torch_dtype(name: str | None, device: str) -> torch.dtype:
+    """The number format that `name` means (see `DtypeName`), or the device's best. Raises ConfigError for a name that means none."""
+    import torch
+
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    full = _full_name(name)
+    if full is None:
+        return best_dtype(device)
+    if full not in known:
+        raise ConfigError(
+            f"unknown number format `{name}`", where="--dtype", fix=f"use {', '.join(known)} or auto"
+        )
+    return known[full]

@@ -1,15 +1,17 @@
 """What a recipe will do, before it does it: rows, tokens, hours and memory of each stage, where they can be told.
 
 Estimates rest on the recipe's `assume`. Training costs 4 FLOPs a parameter and token with an adapter (forward, and backward through
-the frozen weights) and 6 with all weights (their gradients too); the device gives `tflops` times `mfu` of them a second. Memory is
-the sft stage's own preflight estimate for a model of the same shape that holds no weights.
+the frozen weights) and 6 with all weights (their gradients too); the device gives `tflops` times `mfu` of them a second. Sampling
+takes what `sampled_tokens_per_second` says. Memory is the sft stage's own preflight estimate for a model of the same shape that holds no weights.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ from bethink.recipe.stages import Prepared
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One stage's plan. rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds.
-    memory in bytes."""
+    """One stage's plan.
+
+    rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
+    made with each mode are known to pass curation. memory in bytes.
+    """
 
     stage: str
     uses: str
@@ -34,6 +39,7 @@ class Estimate:
     at_most: bool = False
     hours: float | None = None
     memory: int | None = None
+    good: int | None = None
 
 
 def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
@@ -49,31 +55,44 @@ def _synthesize(one: Prepared, assume: Assume, before: list[Estimate]) -> Estima
     config: Any = one.config
     rows = round(2 * config.problems / (1 - config.defects))
     return Estimate(
-        one.stage.name, "synthesize", f"{config.problems:,} problems of {_task(config.task)}", rows
+        one.stage.name,
+        "synthesize",
+        f"{config.problems:,} problems of {_task(config.task)}",
+        rows,
+        good=config.problems,
     )
 
 
 def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
     read = sum(stage.rows for stage in before if stage.rows is not None) or None
-    missing = [str(path) for path in config.input if not path.exists() and not before]
-    what = f"at most {config.max_samples:,} rows kept" if config.max_samples else "every good row kept"
-    if missing:
-        what += f"; not here yet: {', '.join(missing)}"
+    what = f"at most {config.max_samples:,} rows" if config.max_samples else "every good row"
+    good = [stage.good for stage in before if stage.good is not None]
+    known = len(good) == len(config.input)
+    if known:
+        read = _balanced(sum(good), config.on_per_off)
     rows = min(filter(None, (read, config.max_samples)), default=None)
     tokens = round(rows * assume.tokens_per_sample) if rows and assume.tokens_per_sample else None
-    return Estimate(one.stage.name, "curate", what, rows, tokens, at_most=True)
+    return Estimate(one.stage.name, "curate", what, rows, tokens, at_most=not known)
+
+
+def _balanced(each: int, on_per_off: Fraction | None) -> int:
+    """Rows left of `each` with thinking on and as many off when the larger side is trimmed to the ratio."""
+    if on_per_off is None:
+        return 2 * each
+    return each + math.floor(each * min(on_per_off, 1 / on_per_off))
 
 
 def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    available = next((stage.rows for stage in before if stage.uses == "curate" and stage.rows), None)
+    curated = next((stage for stage in before if stage.uses == "curate" and stage.rows), None)
+    available = curated.rows if curated else None
     samples = (
         config.steps * config.batch_size if config.steps else available and round(available * config.epochs)
     )
     what = "all weights" if config.full else f"LoRA rank {config.rank}"
     if samples:
-        what += f", {-(-samples // config.batch_size):,} steps of {config.batch_size} samples"
+        what += f", {-(-samples // config.batch_size):,} steps of {config.batch_size}"
     tokens = round(samples * assume.tokens_per_sample) if samples and assume.tokens_per_sample else None
     hours = None
     if tokens and assume.parameters and assume.tflops:
@@ -85,7 +104,7 @@ def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
         what,
         samples,
         tokens,
-        at_most=not config.steps,
+        at_most=not config.steps and not (curated and not curated.at_most),
         hours=hours,
         memory=_memory(config, assume),
     )
@@ -94,11 +113,14 @@ def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
     tasks = ", ".join(dict.fromkeys(_task(spec) for spec in config.tasks))
-    what = f"{tasks}; thinking {' and '.join(config.modes)}" + (", prompted" if config.prompted else "")
+    what = f"{tasks}, {' and '.join(config.modes)}" + (", prompted" if config.prompted else "")
     completions = len(config.tasks) * sum(config.samples_of(mode) for mode in config.modes)
     rows = config.size * completions if config.size else None
     tokens = rows * config.max_tokens if rows else None
-    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True)
+    hours = None
+    if rows and assume.tokens_per_completion and assume.sampled_tokens_per_second:
+        hours = rows * assume.tokens_per_completion / assume.sampled_tokens_per_second / 3600
+    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True, hours=hours)
 
 
 def _task(spec: str) -> str:
@@ -108,11 +130,23 @@ def _task(spec: str) -> str:
 
 
 def _compare(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
-    return Estimate(one.stage.name, "compare", " against ".join(stage.stage for stage in before))
+    config: Any = one.config
+    names = [stage.stage for stage in before]
+    what = (
+        " against ".join(names) if len(names) > 1 else f"{names[0]}, {config.mode} against {config.against}"
+    )
+    return Estimate(one.stage.name, "compare", what)
 
 
 def _report(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     return Estimate(one.stage.name, "report", one.product.name)
+
+
+def missing_inputs(stages: Sequence[Prepared]) -> list[Path]:
+    """What curate stages read from outside the run and is not there yet."""
+    configs: list[Any] = [one.config for one in stages if one.stage.uses == "curate"]
+    made = {one.product for one in stages}
+    return [path for config in configs for path in config.input if path not in made and not path.exists()]
 
 
 _ESTIMATES = {
@@ -165,15 +199,13 @@ def plan_table(recipe: Recipe, stages: Sequence[Prepared]) -> Table:
     """The plan for a terminal."""
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
-    table.add_column("uses", no_wrap=True)
     table.add_column("what", overflow="fold")
     for column in ("rows", "tokens", "hours", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
     for line in estimate(recipe, stages):
         table.add_row(
             line.stage,
-            line.uses,
-            line.what,
+            f"{line.uses}: {line.what}" if line.what else line.uses,
             _short(line.rows, line.at_most),
             _short(line.tokens, line.at_most),
             _hours(line.hours),
@@ -186,12 +218,20 @@ def plan_words(recipe: Recipe, stages: Sequence[Prepared]) -> str:
     """What the estimates rest on, and their sum."""
     assume = recipe.assume
     lines = estimate(recipe, stages)
-    hours = [line.hours for line in lines if line.hours]
+    hours = [line.hours for line in lines if line.hours and line.uses == "sft"]
+    sampling = [line.hours for line in lines if line.hours and line.uses == "eval"]
     text = f"{recipe.name}: {len(lines)} stages, every option checked, nothing run."
+    if missing := missing_inputs(stages):
+        text += f"\nNot here yet: {', '.join(map(str, missing))}."
     if hours and assume.tflops and assume.parameters:
         text += (
             f"\nTraining about {_hours(sum(hours))} on {assume.device}: {assume.parameters / 1e9:.3g} billion parameters, "
             f"{assume.tokens_per_sample:,.0f} tokens a sample, {100 * assume.mfu:.0f} % of {assume.tflops:,.4g} TFLOP/s."
+        )
+    if sampling:
+        text += (
+            f"\nEvaluation about {_hours(sum(sampling))}: {assume.tokens_per_completion:,.0f} tokens a completion, "
+            f"{assume.sampled_tokens_per_second:,.0f} tokens a second."
         )
     needed = max((line.memory for line in lines if line.memory), default=0)
     if needed and assume.memory_gib:

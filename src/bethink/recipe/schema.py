@@ -41,7 +41,8 @@ class Assume(StrictModel):
     device: words for the plan; tflops: its dense peak at the training dtype; mfu: the share of it that training reaches;
     memory_gib: what the device has; parameters: the model's size; tokens_per_sample: mean prompt and completion tokens of a
     training row; tokens_per_microbatch: how many go through at once; shape: the keys of the model's config.json that fix its size,
-    where the model is not on this machine.
+    where the model is not on this machine; tokens_per_completion: mean length of a sampled completion;
+    sampled_tokens_per_second: how many tokens all sequences that are decoded together gain a second.
     """
 
     device: str = "this machine"
@@ -52,6 +53,8 @@ class Assume(StrictModel):
     tokens_per_sample: float | None = Field(default=None, gt=0)
     tokens_per_microbatch: int = Field(default=1024, gt=0)
     shape: dict[str, Any] | None = None
+    tokens_per_completion: float | None = Field(default=None, gt=0)
+    sampled_tokens_per_second: float | None = Field(default=None, gt=0)
 
 
 class Recipe(StrictModel):

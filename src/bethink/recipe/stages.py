@@ -72,7 +72,7 @@ KINDS: dict[str, StageKind] = {
         product=lambda folder, _: folder,
     ),
     "sft": StageKind(
-        config=_config("train.sft", "SFTConfig"),
+        config=_config("train.config", "SFTConfig"),
         run=_run("train.sft", "run_sft"),
         product=lambda folder, config: folder / ("model" if config.full else "adapter"),
     ),

@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from bethink.chat.render import Renderer
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import duration, err, warn
 from bethink.core.errors import PreflightError
@@ -23,7 +24,7 @@ from bethink.models.machine import free_memory
 from bethink.train.batch import padded_length
 from bethink.train.rows import Row, read_rows
 from bethink.train.sft_method import Schedule
-from bethink.train.token_store import Census, TokenStore
+from bethink.train.token_store import Census, TokenStore, encode_row
 
 PROOF_ROWS = 100
 
@@ -117,22 +118,23 @@ def prove_rows(
     A completion must end with one of the tokenizer's end-of-turn tokens, and prompt and completion must survive encoding and decoding;
     token ids that came with the rows must decode to the rows' text.
     """
+    renderer = Renderer(tokenizer)
     failures, count = [], 0
     for row in itertools.islice((row for row in read_rows(files) if row.output), limit):
         count += 1
-        if reason := _fault(row, tokenizer):
+        if reason := _fault(row, renderer):
             failures.append(f"{row.where}: {reason}")
     return count, failures
 
 
-def _fault(row: Row, tokenizer: ChatTokenizer) -> str | None:
-    prompt_ids = list(row.prompt_ids) if row.prompt_ids is not None else tokenizer.encode(row.input)
-    completion_ids = (
-        list(row.completion_ids) if row.completion_ids is not None else tokenizer.encode(row.output)
-    )
+def _fault(row: Row, renderer: Renderer) -> str | None:
+    tokenizer = renderer.tokenizer
+    prompt_ids, completion_ids = encode_row(row, renderer)
     if completion_ids[-1] not in tokenizer.stop_ids:
         ends = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.stop_ids)
         return f"the completion ends with {row.output[-20:]!r}, not with an end-of-turn token ({ends})"
+    if tokenizer.encode(row.input + row.output) != [*prompt_ids, *completion_ids]:
+        return "its token ids are not those of prompt and completion as one text (a token may span the two)"
     if tokenizer.decode(prompt_ids) != row.input:
         return "the prompt does not survive encoding and decoding with this model's tokenizer"
     if tokenizer.decode(completion_ids) != row.output:

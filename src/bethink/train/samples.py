@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bethink.chat.render import Renderer
-from bethink.chat.toggle import Mode
+from bethink.chat.toggle import Mode, ToggleStyle
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import note
 from bethink.core.errors import TemplateError
@@ -21,33 +21,40 @@ _PLACEHOLDER = "QUESTION-STANDS-HERE"
 
 
 class Unwrapper:
-    """Takes the user's question out of single-turn prompts rendered with this tokenizer's template."""
+    """Takes the user's question out of single-turn prompts rendered with this tokenizer's template, whatever the toggle's style."""
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
-        renderer = Renderer(tokenizer)
-        self._around: dict[Mode, tuple[str, str]] = {}
-        for mode in Mode:
-            try:
-                text = renderer.prompt([{"role": "user", "content": _PLACEHOLDER}], mode).text
-            except TemplateError:
-                continue  # a template we cannot render has no question to find
-            before, found, after = text.partition(_PLACEHOLDER)
-            if found:
-                self._around[mode] = before, after
+        self._around: dict[Mode, list[tuple[ToggleStyle, str, str]]] = {mode: [] for mode in Mode}
+        for style in ToggleStyle:
+            renderer = Renderer(tokenizer, style=style)
+            for mode in Mode:
+                try:
+                    text = renderer.prompt([{"role": "user", "content": _PLACEHOLDER}], mode).text
+                except TemplateError:
+                    continue  # a template we cannot render has no question to find
+                before, found, after = text.partition(_PLACEHOLDER)
+                if found and before:
+                    self._around[mode].append((style, before, after))
+        for (
+            ways
+        ) in self._around.values():  # the closest fit first: the bare template fits where a toggle does, too
+            ways.sort(key=lambda way: -len(way[1]) - len(way[2]))
 
-    def question(self, prompt: str, mode: Mode) -> str | None:
-        """The user's question, or None when the prompt was not made of one question and the toggle alone."""
-        before, after = self._around.get(mode, ("", ""))
-        if not before or not prompt.startswith(before) or not prompt.endswith(after):
-            return None
-        return prompt[len(before) : len(prompt) - len(after)]
+    def find(self, prompt: str, mode: Mode) -> tuple[str, ToggleStyle] | None:
+        """The user's question and how the mode is said; None when the prompt was not made of one question and a toggle alone."""
+        for style, before, after in self._around[mode]:
+            if prompt.startswith(before) and prompt.endswith(after):
+                return prompt[len(before) : len(prompt) - len(after)], style
+        return None
 
 
 class SamplePair:
     """One question, asked on and off; `write` appends both outputs to `directory/samples.md` and shows their first lines."""
 
-    def __init__(self, tokenizer: ChatTokenizer, question: str, directory: Path, max_tokens: int) -> None:
-        self.tokenizer, self.question, self.max_tokens = tokenizer, question, max_tokens
+    def __init__(
+        self, tokenizer: ChatTokenizer, question: str, style: ToggleStyle, directory: Path, max_tokens: int
+    ) -> None:
+        self.tokenizer, self.question, self.style, self.max_tokens = tokenizer, question, style, max_tokens
         self.path = directory / "samples.md"
 
     def write(self, model: Any, step: int) -> None:
@@ -56,7 +63,7 @@ class SamplePair:
         from bethink.engine.native import NativeEngine
 
         engine = NativeEngine(model, decode=self.tokenizer.decode, slots=2)
-        dialogue = LocalDialogue(engine, Renderer(self.tokenizer))
+        dialogue = LocalDialogue(engine, Renderer(self.tokenizer, style=self.style))
         message = {"role": "user", "content": self.question}
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
         questions = [Question(mode.value, (message,), mode, sampling) for mode in Mode]

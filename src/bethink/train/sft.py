@@ -8,30 +8,29 @@ the loss is sft_method.py's, the checks before are preflight.py's.
 from __future__ import annotations
 
 import math
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bethink.chat.toggle import ToggleStyle
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.config import StrictModel
 from bethink.core.console import note, warn
 from bethink.core.errors import ConfigError, DataError, ModelError
 from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.models.load import load_model
-from bethink.models.locate import ModelFiles, locate
-from bethink.models.lora import ALL_LINEAR, LoRAConfig, add_lora, save_adapter
-from bethink.models.machine import best_device, best_dtype
+from bethink.models.locate import ModelFiles
+from bethink.models.lora import add_lora, save_adapter
+from bethink.models.machine import best_device, torch_dtype
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
+from bethink.train.config import FREE, SFTConfig, resume_command
 from bethink.train.forward import prove_head
 from bethink.train.loop import LoopConfig, train
 from bethink.train.metrics import read_metrics
@@ -42,66 +41,6 @@ from bethink.train.rows import Row, count_rows, data_files
 from bethink.train.samples import SamplePair, Unwrapper
 from bethink.train.sft_method import Schedule, SFTMethod
 from bethink.train.token_store import TokenStore, build_stores, hash_share
-
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-class SFTConfig(StrictModel):
-    """Everything that decides a run. Shares are in [0, 1]; None means chosen from the data or the machine (see docs/sft.md)."""
-
-    model: str
-    data: Path
-    output: Path
-
-    epochs: float = Field(1.0, gt=0)
-    steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(256, ge=1)
-    tokens_per_microbatch: int | None = Field(None, ge=16)
-    max_tokens: int | None = Field(None, ge=2)
-
-    lr: float = Field(1e-4, gt=0)
-    warmup: float = Field(0.05, ge=0, le=1)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    weight_decay: float = Field(0.001, ge=0)
-    clip: float = Field(1.0, ge=0)
-    seed: int = 0
-
-    full: bool = False
-    rank: int = Field(64, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: str | tuple[str, ...] = ALL_LINEAR
-
-    dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    device: str | None = None
-    gradient_checkpointing: bool | None = None
-
-    checkpoint_every: int = Field(50, ge=0)
-    keep: int = Field(2, ge=1)
-    eval_data: Path | None = None
-    held_out: float = Field(0.01, ge=0, lt=1)
-    max_held_out: int = Field(64, ge=0)
-    eval_every: int | None = Field(None, ge=0)
-    sample_question: str | None = None
-    sample_tokens: int = Field(256, ge=0)
-
-    allow_dropped: float = Field(0.05, ge=0, le=1)
-    allow_empty: float = Field(0.0, ge=0, le=1)
-    allow_template_failures: float = Field(0.0, ge=0, le=1)
-    allow_memory: bool = False
-    resume: bool = False
-
-    @property
-    def lora(self) -> LoRAConfig:
-        """The adapter's settings; alpha is twice the rank unless given."""
-        alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
-        return LoRAConfig(rank=self.rank, alpha=alpha, dropout=self.dropout, targets=self.targets)
-
-
-# Settings that do not decide what is trained, so that a resumed run may change them.
-_FREE = frozenset({"output", "resume", "keep", "checkpoint_every"}) | {
-    name for name in SFTConfig.model_fields if name.startswith("allow_")
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +59,7 @@ def run_sft(config: SFTConfig) -> SFTResult:
     interrupted and has saved. A run whose data or model cannot be used leaves the output free for the next try; one that preflight
     stops keeps preflight.json, and goes on with --resume and the flag that allows it.
     """
-    files, located = data_files(config.data), locate(config.model)
+    files, located = config.inputs()
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, files, located))
     try:
         return _run(config, files, located)
@@ -186,27 +125,13 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> SFTRe
     return _result(product)
 
 
-def resume_command(config: SFTConfig) -> str:
-    """The command line that continues this run: its non-default options and --resume."""
-    words = ["bethink", "sft"]
-    for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}).items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif value is False:
-            words.append(flag.replace("--", "--no-", 1))
-        else:
-            words += [flag, ",".join(value) if isinstance(value, list) else str(value)]
-    return shlex.join([*words, "--resume"])
-
-
 def default_capacity(device: torch.device) -> int:
     """Tokens in a packed row unless told: enough to keep the device busy, little enough to fit."""
     return 16_384 if device.type == "cuda" else 1_024
 
 
 def _fingerprint(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude=set(_FREE))
+    settings = config.model_dump(mode="json", exclude=set(FREE))
     settings["data_sha256"] = [sha256_file(path) for path in files]
     if config.eval_data is not None:
         settings["eval_data_sha256"] = [sha256_file(path) for path in data_files(config.eval_data)]
@@ -224,7 +149,7 @@ def _load(
     config: SFTConfig, located: ModelFiles, device: torch.device
 ) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
     """The model with what is trained marked so, and the float32 masters of parameters that compute in a narrower format."""
-    dtype = best_dtype(device.type) if config.dtype == "auto" else _DTYPES[config.dtype]
+    dtype = torch_dtype(config.dtype, str(device))
     loaded = torch.float32 if config.full else dtype
     model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=True)
     if config.full:
@@ -278,18 +203,22 @@ def _held_out_rule(config: SFTConfig, tokenizer: ChatTokenizer, rows: int) -> Ca
     if config.eval_data is not None or share * rows < 1:
         return lambda row: False
     unwrapper = Unwrapper(tokenizer)
-    return lambda row: hash_share(unwrapper.question(row.input, row.mode) or row.input) < share
+
+    def rule(row: Row) -> bool:
+        found = unwrapper.find(row.input, row.mode)
+        return hash_share(found[0] if found else row.input) < share
+
+    return rule
 
 
 def _sample_pair(config: SFTConfig, tokenizer: ChatTokenizer, store: TokenStore) -> SamplePair | None:
-    question = config.sample_question
-    if question is None and len(store):
-        sample = store[len(store) // 2]
-        prompt = tokenizer.decode(sample.prompt_ids.tolist())
-        question = Unwrapper(tokenizer).question(prompt, sample.mode)
-    if not question or not config.sample_tokens:
+    if not config.sample_tokens:
         return None
-    return SamplePair(tokenizer, question, config.output, config.sample_tokens)
+    sample = store[len(store) // 2]
+    found = Unwrapper(tokenizer).find(tokenizer.decode(sample.prompt_ids.tolist()), sample.mode)
+    question = config.sample_question or (found[0] if found else "")
+    style = found[1] if found else ToggleStyle.SYSTEM
+    return SamplePair(tokenizer, question, style, config.output, config.sample_tokens) if question else None
 
 
 def _thresholds(config: SFTConfig) -> Thresholds:

@@ -1,8 +1,7 @@
 """Tokenized rows on disk.
 
 The token ids of all rows lie in one flat memory-mapped file, so that memory stays flat however many rows there are and any sample is
-one slice. Prompt and completion are encoded apart, as at sampling time; rows that bring their token ids are not tokenized again.
-Reading the rows is rows.py's.
+one slice. Rows that bring their token ids are not tokenized again. Reading the rows is rows.py's.
 """
 
 from __future__ import annotations
@@ -11,17 +10,22 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import Progress
+from bethink.core.errors import TemplateError
 from bethink.core.files import explain_os_errors, read_json, write_json
+from bethink.models.machine import cores
 from bethink.train.rows import Row, count_rows, read_rows
 
 _BLOCK_ROWS = 1024
@@ -156,9 +160,13 @@ def _fill(
     census = Census(total=count_rows(files))
     train, held_out = _Writer(part / "train"), _Writer(part / "held_out")
     rows = read_rows(files)
-    with Progress("tokenize", census.total if needed is None else None) as progress:
+    encode = partial(encode_row, renderer=Renderer(tokenizer))
+    with (
+        Progress("tokenize", census.total if needed is None else None) as progress,
+        ThreadPoolExecutor(cores()) as pool,
+    ):
         while block := list(itertools.islice(rows, _BLOCK_ROWS)):
-            for row, prompt_ids, completion_ids in _encode(block, tokenizer):
+            for row, (prompt_ids, completion_ids) in zip(block, pool.map(encode, block), strict=True):
                 census.read += 1
                 length = len(prompt_ids) + len(completion_ids)
                 if not completion_ids:
@@ -187,17 +195,18 @@ def _count(examples: list[str], where: str) -> None:
         examples.append(where)
 
 
-def _encode(
-    block: Sequence[Row], tokenizer: ChatTokenizer
-) -> Iterator[tuple[Row, Sequence[int], Sequence[int]]]:
-    fresh = [row for row in block if row.prompt_ids is None or row.completion_ids is None]
-    prompts = iter(tokenizer.encode_batch([row.input for row in fresh]))
-    completions = iter(tokenizer.encode_batch([row.output for row in fresh]))
-    for row in block:
-        if row.prompt_ids is not None and row.completion_ids is not None:
-            yield row, row.prompt_ids, row.completion_ids
-        else:
-            yield row, next(prompts), next(completions)
+def encode_row(row: Row, renderer: Renderer) -> tuple[Sequence[int], Sequence[int]]:
+    """Token ids of prompt and completion: those the row brings, or those of the joint text cut between the two.
+
+    Where a token spans the cut, each text's own (preflight reports such rows).
+    """
+    if row.prompt_ids is not None and row.completion_ids is not None:
+        return row.prompt_ids, row.completion_ids
+    try:
+        rendered = renderer.encode(row.input, row.output)
+    except TemplateError:
+        return renderer.tokenizer.encode(row.input), renderer.tokenizer.encode(row.output)
+    return rendered.prompt_ids, rendered.completion_ids
 
 
 def hash_share(text: str) -> float:

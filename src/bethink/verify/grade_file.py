@@ -24,6 +24,14 @@ from bethink.verify.grade import KNOWN_GRADERS, GradeItem, grade_many
 from bethink.verify.pool import DEFAULT_TIMEOUT, WorkerPool
 from bethink.verify.verdict import Outcome, Verdict
 
+_KINDS: dict[type[Any], str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 _META_COLUMNS = ("choices", "tolerance", "relative_tolerance", "case_sensitive", "entry", "config")
 
 
@@ -190,22 +198,27 @@ def _parse(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _RowError(f"not valid JSON: {error}") from None
     if not isinstance(row, dict):
-        raise _RowError(f"expected an object, found {type(row).__name__}")
+        raise _RowError(f"expected an object, found {_kind(row)}")
     return row
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    return "null" if value is None else _KINDS[type(value)]
 
 
 def _column(row: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     if name not in row:
         raise _RowError(f"no `{name}`")
     if not isinstance(row[name], kind):
-        raise _RowError(f"`{name}` is {type(row[name]).__name__}, expected {kind.__name__}")
+        raise _RowError(f"`{name}` must be {_KINDS[kind]}, found {_kind(row[name])}")
     return row[name]
 
 
 def _answer(row: Mapping[str, Any]) -> str:
     answer = _column(row, "answer", object)
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise _RowError(f"`answer` is {type(answer).__name__}, expected text or a number")
+        raise _RowError(f"`answer` must be text or a number, found {_kind(answer)}")
     if not str(answer).strip():
         raise _RowError("`answer` is empty")
     return str(answer)
