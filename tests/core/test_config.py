@@ -62,3 +62,29 @@ def test_a_command_s_faults_are_named_by_its_options(value, named):
     with pytest.raises(ConfigError) as caught:
         validate(Outer, value, name="bethink sft", flags=True)
     assert caught.value.what.startswith(named)
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "On", "2024-13-01", "2024-01-01", "truely"])
+def test_only_true_and_false_are_booleans(word):
+    assert parse_yaml(f"{word}: {word}\n", "r.yaml")[0] == {word: word}
+    assert parse_yaml("[true, True, false, FALSE]", "r.yaml")[0] == [True, True, False, False]
+
+
+def test_what_two_aliases_stand_for_are_two_things():
+    value, _ = parse_yaml("a: &x {deep: {list: [1]}}\nb: *x\nc: {<<: *x}\n", "r.yaml")
+    value["b"]["deep"]["list"].append(2)
+    value["c"]["deep"]["more"] = 3
+    assert value["a"] == {"deep": {"list": [1]}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: \x01", "? [a]\n: b", "a: !!int three", "a: !!timestamp never", "a: &a [*a]", "[" * 5000, "a: !!bool maybe",
+        "a: !!set {b}", "\ud800",
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_yaml_is_refused_by_name(text):
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "r.yaml")
+    assert str(caught.value.where).startswith("r.yaml")

@@ -57,6 +57,19 @@ def test_rows_survive_the_round_trip_and_faults_name_their_line(tmp_path):
         list(read_jsonl(path))
 
 
+def test_of_a_file_that_grows_the_whole_rows_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    whole = dump_line({"text": "é"}) + dump_line({"text": "日本"})
+    for cut in range(1, len(dump_line({"text": "日本"}).encode())):
+        path.write_bytes(whole.encode()[:-cut])
+        assert list(read_jsonl(path, growing=True)) == [{"text": "é"}]
+        if cut > 1:
+            with pytest.raises(DataError, match="not valid"):
+                list(read_jsonl(path))
+    path.write_text(whole)
+    assert len(list(read_jsonl(path, growing=True))) == 2
+
+
 def test_an_occupied_output_is_refused_unless_the_same_run_resumes(tmp_path):
     run = tmp_path / "run"
     claim_output(run, resume=False, fingerprint={"seed": 1, "path": tmp_path})

@@ -93,6 +93,43 @@ COMMITMENT = [
     ("7", r"The answer is 6, or rather \boxed{7}.", C),
     ("7", r"Step one gives \boxed{3}. The final answer is 7.", C),
     ("3", r"Step one gives \boxed{3}. The final answer is 7.", W),
+    # A sentence about the answer is no answer.
+    ("5", r"\boxed{5}. I hope the final answer is correct.", C),
+    ("5", "The answer is 5. We check 2+3=5, so the answer is correct.", C),
+    ("5", "The answer is 5. This answer is reasonable.", C),
+    ("5", "The answer is 5. The answer is valid, since 2 + 3 = 5.", C),
+    ("5", "The answer is 5. So this answer is indeed the right one.", C),
+    ("5", "The answer is 5. The answer is slightly larger than the estimate of 4.", C),
+    ("5", "The answer is less than 5.", N),
+    ("5", "The answer is 5. The answer is correct to 3 decimal places.", C),
+    ("5", "The answer is 5. The answer is verified by substituting x = 5 and y = 2.", C),
+    ("7", "\\boxed{7}\nThe final answer is a whole number.", C),
+    ("7", "\\boxed{7}\n(The final answer is given as an integer.)", C),
+    ("7", "\\boxed{7}\nThe final answer is shown in the box above.", C),
+    ("7", "\\boxed{7}. The final answer is the sum of all the numbers that were given.", C),
+    ("3.14", "The answer is 3.14. The final answer is rounded to 2 decimal places.", C),
+    ("7", "The final answer is correct.", N),
+    ("7", "The answer is left as an exercise.", N),
+    ("7", "The answer is found to be 7.", C),
+    ("7", "The final answer is as follows: 7", C),
+    ("7", "**Final Answer**\n\nAfter adding all numbers step by step, we get 7.", C),
+    ("7", "**Final Answer**\n\nAdding 3 and 4, we obtain 7.", C),
+    ("8", "**Final Answer**\n\nAdding 3 and 4, we obtain 7.", W),
+    ("12", "The final answer is 12, not 13.", C),
+    ("13", "The final answer is 12, not 13.", W),
+    ("12", "The final answer is $12$, and not $13$.", C),
+    ("12", "The final answer is 12 rather than 13.", C),
+    ("7", r"The final answer is \boxed{}.", N),
+    ("7", r"The final answer is $\boxed{}$.", N),
+    ("7", r"The final answer is $\boxed{\text{answer}}$.", N),
+    ("7", r"The answer is 7. The final answer is \boxed{}.", C),
+    ("7", "5 is wrong, so the answer is 7.", C),
+    ("7", "Since 5 is wrong the answer is 7.", C),
+    ("5", "A common wrong answer is 5. The answer is 7.", W),
+    ("7", "The answer is 7. A common answer is 5.", C),
+    ("7", "The answer is 7. It is not true that 7 is even.", C),
+    ("7", "The answer is 7. It is wrong to say 8.", C),
+    ("7", "The answer is 7. It is wrong.", N),
     # What is no commitment.
     ("7", "We have 3 and then 4, which makes 7", N),
     ("7", "3 + 4 = 7, and 7 is prime.", N),
@@ -151,6 +188,22 @@ _EQUAL = [
     ("12345", "12 345"), ("(3,\\infty)", r"\{x \mid x > 3\}"), ("2", r"2^{\text{nd}}"), ("(3,4)", r"x = 3 \text{ and } y = 4"),
     ("300000", r"3 \times 10^5"), (r"12\text{ cm}^2", r"12\ \mathrm{cm^2}"), (r"\ln 2", r"\ln(2)"), ("0.001", "10^{-3}"),
     (r"5\sqrt2", r"5\sqrt{2} \approx 7.07"), (r"(-\infty, 2) \cup (3, \infty)", r"x < 2 \text{ or } x > 3"),
+    # Words behind a number
+    ("2000000", "2 million"), ("2000000", r"2 \text{ million people}"), ("2,500,000", "2.5 million dollars"), ("2000000", r"\$2 million"),
+    ("36", "3 dozen"), ("500", "5 hundred"), ("5000", "5 thousand miles"), ("3", "3 times"), ("5", "5 more apples"), ("9", "9 wrong answers"),
+    (r"5\text{ cm}^2", "5 cm squared"), ("12", "12 quarters"), ("5m", "5 m"), ("5 m", "5m"), ("2i", r"2\mathrm{i}"), (r"2\mathrm{e}", "2e"),
+    # Numbers, ratios, angles
+    ("0.00001", "1e-5"), ("1e-05", "0.00001"), ("1e-5", "10E-6"), ("1500", "1.5e3"), ("100000", "1e+5"), ("2e-1", "2e - 1"),
+    ("300000", "3 x 10^5"), ("300000", "3x10^{5}"), ("5", "5 = x"), ("y = 2x+3", "2x + 3 = y"), ("x=5", "5=x"),
+    ("3:10", "3/10"), ("3:20", "6:40"), ("9:24", "9:24"), (r"8:34 \text{ p.m.}", "8:34"),
+    (r"\frac{\pi}{12}", r"15^\circ"), (r"15^\circ", r"\frac{\pi}{12}"), (r"\frac{\pi}{2} \text{ radians}", "90 degrees"), (r"\pi", r"180^\circ"),
+    # Runs of letters
+    ("yes", "Yes"), ("Yes", "yes"), ("True", "true"), ("no", "NO"), ("east", "East"), ("Bob", "bob"), ("abc", r"a \cdot c \cdot b"),
+    ("2abc", "2bca"), ("ab", "ba"), ("mgh", r"m \cdot g \cdot h"),
+    # Letters for whole numbers
+    ("(-1)^{2n}", "1"), ("(-1)^n", "(-1)^{n+2}"), ("(-1)^n", r"\cos(n\pi)"), (r"\frac{n(n+1)}{2}", r"\sum_{k=1}^{n} k"),
+    (r"\frac{(n+1)!}{n!}", "n+1"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"), (r"\binom{n}{k}", r"\frac{n!}{k!(n-k)!}"), (r"\sqrt{n^2}", "|n|"),
+    (r"\lfloor n/2 \rfloor", r"\frac{2n-1+(-1)^n}{4}"), ("2^{n+k}", r"2^n \cdot 2^k"),
 ]  # fmt: skip
 
 _DIFFERENT = [
@@ -170,6 +223,21 @@ _DIFFERENT = [
     ("2, 3", "2 or 4"), ("7", "6 = 7 - 1 = 6"), ("7", r"\text{I do not know}"), ("10", "5 and 5"),
     ("75, 75", "75"), (r"\frac52", r"\frac{5}{2} \text{ or } 3"), ("(3,\\infty)", r"\{x \mid x \ge 3\}"), ("12345", "12, 345"),
     ("(3,4)", r"x = 4 \text{ and } y = 3"), ("300000", r"3 \times 10^4"), (r"\frac13", r"0.\overline{36}"),
+    # Words behind a number
+    ("2", "2 million"), ("3", "3 dozen"), ("2", r"2 \text{ billion}"), ("2", "2 point five million"), ("4", "4 squared"), ("4", "4 factorial"),
+    ("4", "4 tenths"), ("4", r"4 \text{ tenths}"), ("4", "4 infinity"), ("4", "4 plus five"), ("3", "3 times five"), ("3", "3 times x"),
+    ("5", r"5 \text{ is wrong}"), ("2", r"2 \text{ or more}"), ("5", r"5 \text{ at most}"), ("5", "5 out of ten"), ("4", "4 choose two"),
+    ("5", "less than 5"), ("5", "at least 5"), ("3", "more than 3 times"), ("5", r"5 \text{ thousand}"), ("2", r"2\mathrm{i}"), ("5", r"5\text{x}"),
+    ("5m", "5"), ("5 m", "5 km"), ("x+y = 0", "x+y = 0 squared"), ("x+y = 5", r"x+y = 5 \text{ or more}"), (r"\sin x", r"\sin x million"),
+    # Numbers, ratios, angles
+    ("0.00001", "1e-6"), ("0.00001", "e-5"), ("2e-3", "2e-4"), ("300000", "3 x 10^4"), ("5", "6 = x"), ("x=5", "5=y"),
+    ("3:10", "3/11"), ("3:20", "6:41"), ("9:24", "3:8"), ("5:00", "10:00"), ("12:30", "2/5"), ("3:20", "3:20 am or so"),
+    (r"\frac{\pi}{12}", r"16^\circ"), (r"\frac{\pi}{12}", "15"), (r"15^\circ", r"\frac{\pi}{13}"),
+    # Runs of letters
+    ("east", "seat"), ("cab", "abc"), ("abc", "cab"), ("ABC", "BAC"), ("ABC", "abc"), ("no", "on"), ("yes", "no"), ("mgh", "mgH"),
+    # Letters for whole numbers
+    ("|k|", "k"), (r"\lfloor n \rfloor", "n"), (r"\lceil k \rceil", "k"), (r"\sqrt{m^2+1}-\sqrt{m^2}", r"\sqrt{m^2+1}-m"), (r"\sqrt{n^2}", "n"),
+    ("2^{|n|}", "2^n"), ("(-1)^n", "1"), (r"\frac{|j|}{j}", "1"),
 ]  # fmt: skip
 
 MATH = [(gold, rf"Thus \boxed{{{answer}}}.", C) for gold, answer in _EQUAL]
@@ -268,8 +336,65 @@ CHOICE = [
     ("B", "The answer is B. No, that is wrong.", N),
     ("A", "I cannot answer this.", N),
     ("A", "", N),
+    # A letter called wrong, another's, or merely mentioned after the answer.
+    (
+        "B",
+        "The answer is B. Answer choice A is incorrect because of x. Answer choice C is incorrect because of y.",
+        C,
+    ),
+    ("B", "The answer is B.\n\nAnswer (D) is incorrect.", C),
+    ("A", "The final answer is (A).\nAnswer choice D is a distractor.", C),
+    ("B", "The answer is B. Answer choice A would be right for y.", C),
+    ("A", "The answer is A. The most common wrong answer is B.", C),
+    ("A", "The answer is A. A common incorrect answer is C.", C),
+    ("A", "The answer is A. The second best answer is B.", C),
+    ("B", "The answer is B. A popular answer is C.", C),
+    ("B", "The answer is B. Many students choose A because they forget.", C),
+    ("B", "The answer is B. If you choose A, you forget the square.", C),
+    ("B", "The answer is (B). Do not choose A.", C),
+    ("C", "The answer is B is wrong. The answer is C.", C),
+    ("B", "The answer is B and option C is incorrect.", C),
+    ("B", "The answer is B, C is a capital.", C),
+    ("B", "A is wrong so the answer is B.", C),
+    ("B", "Since A is wrong the answer is B.", C),
+    ("B", "Thus answer choice (B).", C),
+    ("B", "Answer (B)", C),
+    ("B", "Answer choice B is correct.", C),
+    ("C", "Answer choice: C", C),
+    ("B", "So choose B.", C),
+    ("D", "Pick D.", C),
+    ("C", "We select option C.", C),
+    ("B", "You may pick A. I'd go with B.", C),
+    # The last commitment decides, though it cannot be used.
+    ("A", "The answer is A. Actually, the answer is E.", N),
+    ("A", "The answer is A... Actually, the answer is E.", N),
+    ("A", "The answer is A. Hmm, the answer is A or B.", N),
+    ("A", r"The answer is A. \boxed{A, B}", N),
+    ("A", r"The answer is A. \boxed{E}", N),
+    ("B", "The answer is B. End with 'The answer is (X)'.", C),
+    ("B", "The answer is B, where the answer is V = IR.", C),
+    ("B", "The answer is B. It is incorrect to say that it is C.", C),
+    ("B", "The answer is B. It is not true that London is small.", C),
+    # Reference answers with a letter and its text.
+    ("B) London", "The answer is B.", C),
+    ("(B) London", "The answer is A.", W),
+    ("B. London", "London", C),
+    ("B) Paris", "The answer is B.", E),
+    ("E) Rome", "The answer is B.", E),
     ("Paris", "The answer is (A).", C),
     ("(A)", "The answer is (A).", C),
+]
+
+# Four choices of several words: see LONG_CHOICES.
+LONG_CHOICES = ["New York City", "the old town of Lviv", "A and D", "K"]
+CHOICE_LONG = [
+    ("A", "New York City", C),
+    ("A", "The answer is New York City.", C),
+    ("B", "The old town of Lviv.", C),
+    ("B", "New York City", W),
+    ("A", "New York is a big city in the east", N),
+    ("C", "The answer is A and D.", C),
+    ("D", "The answer is K.", C),
 ]
 
 CHOICE_TRUNCATED = [
@@ -294,6 +419,12 @@ EXACT = [
     ("1 2\n3 4", "1 2\n3 4", C),
     ("1 2\n3 4", "1 2\n4 3", W),
     ("3.0", "The answer is 3.", W),
+    ("yes", "The answer is yes. I am sure that this answer is right.", C),
+    ("False", "The answer is False. It is not true that all birds fly.", C),
+    ("right", "The answer is right.", C),
+    ("left", r"\boxed{left}. The final answer is correct.", C),
+    ("correct", "The answer is wrong. I hope the answer is correct.", W),
+    ("New York City", r"\boxed{Boston} No. The final answer is New York City.", C),
 ]
 
 NUMERIC = [
@@ -311,6 +442,22 @@ NUMERIC = [
     ("18", "The answer is large.", W),
     ("18", "There were 9 and 9 more.", N),
     ("many", "The answer is 18.", E),
+    ("5", "The answer is less than 5.", N),
+    ("5", "The answer is at least 5.", W),
+    ("5", "The answer is no more than 5.", W),
+    ("5", "The answer is 5 or more.", W),
+    ("5", "The answer is 5 at most.", W),
+    ("5", "The answer is under 5 miles.", W),
+    ("5", "The answer is $x > 5$.", W),
+    ("3", "The answer is more than 3 times.", N),
+    ("3", "Answer: it is more than 3 times that.", N),
+    ("3", "The answer is 3 times.", C),
+    ("5", "The answer is 5 squared.", W),
+    ("5", "The answer is 5 more apples.", C),
+    ("2", "The answer is 2 million.", W),
+    ("2000000", "The answer is about 2 million people.", C),
+    ("1234567", "The answer is that they have 1,234,567 left, I think.", C),
+    ("0.00001", "The answer is 1e-5.", C),
 ]
 
 # By the chain_sum generator, whose answers are whole numbers.

@@ -28,6 +28,9 @@ from bethink.verify.extract import answer_text, committed
         ("Final Answer: The total number of ways is **12**.", "12"),
         ("The answer is 3.14.", "3.14"),
         ("**Final Answer**\n\nThe answer is 5.", "5"),
+        ("The final answer is 12, not 13.", "12"),
+        ("The answer is 12. The final answer is given in metres.", "12"),
+        (r"The final answer is 12 \boxed{}.", "12"),
     ],
 )
 def test_the_answer_is_taken_as_written(text: str, extracted: str) -> None:
@@ -64,7 +67,7 @@ def test_a_block_opened_by_the_prompt_that_never_closes_leaves_no_answer() -> No
     "piece",
     [
         r"\boxed{", "the answer is $$", "answer is ", r"\boxed{5} ", " ", "$", "<answer>", "final answer ", "answer: 5\n", "{", "* ", "\n",
-        r"\text{", "(", "B ", "option ", "<|end|>", "1", "A) x\n", "(B) ", "so ", "(the ",
+        r"\text{", "(", "B ", "option ", "answer choice ", "answer (", ". Choose ", "we get ", "so ", "correct, ", "<|end|>", "1", "A) x\n", "(B) ", "(the ",
     ],
 )  # fmt: skip
 def test_text_that_repeats_itself_is_read_in_no_time(start: str, piece: str) -> None:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from bethink import __version__
 from bethink.cli.grade import grade
 from bethink.core.errors import DataError, OutputError
-from bethink.verify.grade_file import grade_file, rejects_path
+from bethink.core.files import claim_output, sha256_file
+from bethink.verify.grade_file import grade_file, rejects_path, unfinished_path
+from bethink.verify.pool import DEFAULT_TIMEOUT
 from bethink.verify.verdict import Outcome
 
 ROWS: list[dict[str, Any]] = [
@@ -80,6 +85,22 @@ BAD = [
         b'{"answer": true, "output": "1", "grader": "math"}',
         "`answer` must be text or a number, found true or false",
     ),
+    (b'{"answer": NaN, "output": "1", "grader": "math"}', "`answer` must be text or a number, found NaN"),
+    (b'{"answer": -Infinity, "output": "1", "grader": "math"}', "found -Infinity"),
+    (b'{"answer": 1e999, "output": "1", "grader": "math"}', "found Infinity"),
+    (
+        b'{"answer": "1", "output": "1", "grader": "numeric", "tolerance": "1/0"}',
+        "`tolerance` must be a number of 0 or more, found '1/0'",
+    ),
+    (
+        b'{"answer": "1", "output": "1", "grader": "numeric", "relative_tolerance": "1e999999999"}',
+        "`relative_tolerance` must be a number of 0 or more",
+    ),
+    (
+        b'{"answer": "1", "output": "1", "grader": "numeric", "meta": {"tolerance": NaN}}',
+        "`tolerance` must be",
+    ),
+    (b'{"answer": "1", "output": "1", "grader": null}', "no `grader`"),
     (b'{"answer": "1", "output": "1"}', "no `grader`"),
     (b'{"answer": "1", "output": "1", "grader": "maths"}', "did you mean `math`"),
     (b'{"answer": "1", "output": "1", "grader": "chain_sun"}', "did you mean `chain_sum`"),
@@ -191,22 +212,144 @@ def test_the_command_prints_a_table_and_tolerates_few_bad_lines(command: typer.T
     assert len(read(tmp_path / "out.jsonl")) == 30
 
 
-def test_an_interrupted_run_leaves_no_output_and_no_process(tmp_path: Path) -> None:
+def slow_rows(count: int) -> list[bytes]:
+    """Rows that take SymPy a while, with a line that cannot be graded after every tenth."""
     rows = [
         {"answer": rf"\sin({n}x)", "output": rf"\boxed{{\sin({n}x+\tan x)}}", "grader": "math"}
-        for n in range(20_000)
+        for n in range(count)
     ]
-    source = write(tmp_path / "in.jsonl", encoded(rows))
+    return [
+        line for n, row in enumerate(encoded(rows)) for line in (row, *([b"oops"] if n % 10 == 0 else []))
+    ]
+
+
+@contextmanager
+def running(source: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that grades `source`, once it has finished a few rows."""
     script = "import sys; from pathlib import Path; from bethink.verify.grade_file import grade_file; grade_file(*map(Path, sys.argv[1:]))"
     program = subprocess.Popen(
-        [sys.executable, "-c", script, str(source), str(tmp_path / "out.jsonl")],
+        [sys.executable, "-c", script, str(source), str(output)],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".out.jsonl.*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1)
-    os.killpg(program.pid, signal.SIGINT)
+    rows = unfinished_path(output) / "rows.jsonl"
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.stat().st_size > 1000) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield program
     assert program.wait(timeout=20) != 0
+
+
+def test_an_interrupted_run_leaves_no_output_but_what_it_has_finished(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", slow_rows(20_000))
+    with running(source, tmp_path / "out.jsonl") as program:
+        os.killpg(program.pid, signal.SIGINT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.part"]
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, torn: int) -> None:
+    source, output, whole = (
+        write(tmp_path / "in.jsonl", slow_rows(300)),
+        tmp_path / "out.jsonl",
+        tmp_path / "whole.jsonl",
+    )
+    with running(source, output) as program:
+        os.killpg(program.pid, signal.SIGKILL)
+    assert not output.exists()
+    rows = unfinished_path(output) / "rows.jsonl"
+    os.truncate(rows, rows.stat().st_size - torn)
+    done = rows.read_bytes().count(b"\n")
+    assert 0 < done < 300
+    resumed, uninterrupted = grade_file(source, output, workers=2, resume=True), grade_file(source, whole)
+    assert output.read_bytes() == whole.read_bytes()
+    assert rejects_path(output).read_bytes() == rejects_path(whole).read_bytes()
+    assert resumed == uninterrupted
+    assert not unfinished_path(output).exists()
+
+
+def leave_unfinished(source: Path, output: Path) -> bytes:
+    """Make it look as if a run had been killed after its third row; returns the bytes it would have written."""
+    settings = {"grader": None, "timeout": DEFAULT_TIMEOUT}
+    stamp = settings | {"input_sha256": sha256_file(source), "version": __version__}
+    grade_file(source, output, workers=1)
+    whole = output.read_bytes()
+    output.unlink()
+    claim_output(unfinished_path(output), resume=False, fingerprint=stamp)
+    (unfinished_path(output) / "rows.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+    return whole
+
+
+def test_what_is_finished_is_not_graded_again(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    whole = leave_unfinished(source, output)
+    rows = unfinished_path(output) / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes().replace(b'"extracted":"42"', b'"extracted":"kept"'))
+    grade_file(source, output, workers=1, resume=True)
+    assert output.read_bytes() == whole.replace(b'"extracted":"42"', b'"extracted":"kept"')
+
+
+def test_an_unfinished_run_is_never_mixed_with_another(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    whole = leave_unfinished(source, output)
+    with pytest.raises(OutputError, match=r"unfinished run(.|\n)*--resume"):
+        grade_file(source, output)
+    with pytest.raises(OutputError, match="timeout: was"):
+        grade_file(source, output, timeout=7, resume=True)
+    other = write(tmp_path / "other.jsonl", encoded(ROWS[1:]))
+    with pytest.raises(OutputError, match="input_sha256: was"):
+        grade_file(other, output, resume=True)
+    grade_file(source, output, workers=1, overwrite=True)
+    assert output.read_bytes() == whole
+    assert not unfinished_path(output).exists()
+
+
+def test_resume_begins_where_there_is_nothing_to_resume(source: Path, tmp_path: Path) -> None:
+    assert grade_file(source, tmp_path / "out.jsonl", workers=1, resume=True).graded == len(ROWS)
+
+
+def test_the_progress_line_knows_how_many_lines_there_are(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in.jsonl", [*encoded(ROWS[:2]), b"", b"oops"])
+    grade_file(source, tmp_path / "out.jsonl", workers=1)
+    assert "grade: 3/3 lines" in capfd.readouterr().err
+
+
+def test_rejects_never_replace_the_input(tmp_path: Path) -> None:
+    source = write(tmp_path / "g.rejects.jsonl", encoded(ROWS[:1]))
+    with pytest.raises(OutputError, match="would replace the input"):
+        grade_file(source, tmp_path / "g.jsonl", overwrite=True)
+    assert source.read_bytes() == encoded(ROWS[:1])[0] + b"\n"
+
+
+def test_numbers_are_read_as_the_digits_they_mean(tmp_path: Path) -> None:
+    rows = [
+        {"answer": 0.00001, "output": r"\boxed{0.00001}", "grader": "math"},
+        {"answer": 0.00001, "output": r"\boxed{1e-5}", "grader": "math"},
+        {"answer": 0.00001, "output": r"The answer is \(10^{-5}\).", "grader": "math"},
+        {"answer": 1e22, "output": r"\boxed{10^{22}}", "grader": "math"},
+        {"answer": 0.00001, "output": r"\boxed{1e-5}", "grader": "numeric"},
+        {"answer": 0.00001, "output": r"\boxed{1e-6}", "grader": "math"},
+    ]
+    grade_file(write(tmp_path / "in.jsonl", encoded(rows)), tmp_path / "out.jsonl", workers=1)
+    assert [row["verdict"] for row in read(tmp_path / "out.jsonl")] == ["correct"] * 5 + ["wrong"]
+
+
+def test_a_null_grader_is_none(tmp_path: Path) -> None:
+    rows = [{"answer": "1", "output": r"\boxed{1}", "grader": None}]
+    summary = grade_file(
+        write(tmp_path / "in.jsonl", encoded(rows)), tmp_path / "out.jsonl", grader="math", workers=1
+    )
+    assert summary.outcomes == {"math": {Outcome.CORRECT: 1}}
+
+
+def test_an_input_that_cannot_be_read_is_one_clear_error(source: Path, tmp_path: Path) -> None:
+    if Path("/proc/self/mem").exists():  # a file that opens and does not read
+        with pytest.raises(DataError, match="cannot be read"):
+            grade_file(Path("/proc/self/mem"), tmp_path / "out.jsonl")
+    source.chmod(0)
+    if not os.access(source, os.R_OK):
+        with pytest.raises(DataError, match="cannot be read: permission denied"):
+            grade_file(source, tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -140,10 +140,9 @@ def test_tolerance_is_the_problems() -> None:
     assert grade_item(item).outcome is Outcome.WRONG
     for meta in ({"tolerance": 0.01}, {"relative_tolerance": 1e-3}):
         assert grade_item(GradeItem(item.answer, item.output, "numeric", meta)).correct
-    assert (
-        grade_item(GradeItem("3", "The answer is 3.", "numeric", {"tolerance": "little"})).outcome
-        is Outcome.GRADER_ERROR
-    )
+    for tolerance in ("little", "1/0", "1e999999999", "nan", -1, True, float("inf")):
+        item = GradeItem("3", "The answer is 3.", "numeric", {"tolerance": tolerance})
+        assert grade_item(item).outcome is Outcome.GRADER_ERROR
 
 
 def test_case_matters_where_the_problem_says_so() -> None:

@@ -11,6 +11,7 @@ GROUPS = [
     ("math", "MATH", {}),
     ("math", "MATH_TRUNCATED", {}),
     ("choice", "CHOICE", {"choices": cases.CHOICES}),
+    ("choice", "CHOICE_LONG", {"choices": cases.LONG_CHOICES}),
     ("choice", "CHOICE_TRUNCATED", {"choices": cases.CHOICES}),
     ("exact", "EXACT", {}),
     ("numeric", "NUMERIC", {}),

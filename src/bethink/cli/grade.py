@@ -32,7 +32,12 @@ def grade(
             min=0, max=1, help="End with an error when more of the lines than this cannot be graded."
         ),
     ] = 0.1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output or an unfinished run.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run of the same options.")
+    ] = False,
 ) -> None:
     """Grade outputs made elsewhere: adds verdict, extracted and detail to every row.
 
@@ -42,7 +47,15 @@ def grade(
     from bethink.core.errors import DataError
     from bethink.verify.grade_file import grade_file, rejects_path
 
-    summary = grade_file(input_, output, grader=grader, workers=workers, timeout=timeout, overwrite=overwrite)
+    summary = grade_file(
+        input_,
+        output,
+        grader=grader,
+        workers=workers,
+        timeout=timeout,
+        overwrite=overwrite,
+        resume=resume,
+    )
     _print(summary)
     if not summary.rejected:
         return

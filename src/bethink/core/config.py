@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,27 @@ Config = TypeVar("Config", bound=StrictModel)
 Path_ = tuple[str | int, ...]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values, in which only `true` and `false` are booleans, as in YAML 1.2: on, off, yes and no are words, as dates are."""
+
+
+def _tag(name: str) -> str:
+    return f"tag:yaml.org,2002:{name}"
+
+
+_UNUSED = {_tag(name) for name in ("timestamp", "binary", "set", "omap", "pairs")}
+_Loader.yaml_constructors = {
+    tag: build for tag, build in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNUSED
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_tag("bool"), _tag("timestamp")}]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_tag("bool"), re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
 def load_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
-    """A YAML document and the 1-based line of every key path in it. Raises ConfigError for a missing or unreadable file."""
+    """`parse_yaml` of a file. Raises ConfigError for a missing or unreadable one, too."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -32,33 +52,60 @@ def load_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, dict[Path_, int]]:
-    """Like `load_yaml`, from a string; `name` is what errors call it."""
+    """A YAML document and the 1-based line of every key path in it; `name` is what errors call it.
+
+    What an anchor's aliases stand for are objects of their own. Raises ConfigError for what is no YAML, a key that stands twice or is no
+    plain word, and a value that its tag does not allow.
+    """
+    lines: dict[Path_, int] = {}
+    loader = None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[Path_, int] = {}
-        if node is not None:
-            _collect_lines(node, (), lines, name)
-        return yaml.safe_load(text), lines
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, lines
+        _collect_lines(node, (), lines, name)
+        return _apart(loader.construct_document(node)), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise ConfigError(f"not valid YAML: {error.problem}", where=where) from error
+    except yaml.reader.ReaderError as error:
+        what = f"not valid YAML: the character {chr(error.character)!r} may not stand in it"
+        raise ConfigError(what, where=name) from error
+    except (ValueError, LookupError) as error:  # an explicit tag on what it cannot hold: !!int three
+        raise ConfigError(f"not valid YAML: {error}", where=name) from error
+    except RecursionError as error:
+        raise ConfigError("not usable YAML: nested too deep, or inside itself", where=name) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 def _collect_lines(node: yaml.Node, path: Path_, lines: dict[Path_, int], name: str) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            where = f"{name}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError("a key is a plain word, not a list or a mapping", where=where)
             below = (*path, key.value)
             if below in lines:
-                raise ConfigError(
-                    f"the key `{key.value}` stands twice", where=f"{name}:{key.start_mark.line + 1}"
-                )
+                raise ConfigError(f"the key `{key.value}` stands twice", where=where)
             lines[below] = key.start_mark.line + 1
             _collect_lines(value, below, lines, name)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             lines[(*path, index)] = value.start_mark.line + 1
             _collect_lines(value, (*path, index), lines, name)
+
+
+def _apart(value: Any) -> Any:
+    """The same value in which no list or mapping stands at two places: a change at one is none at the other."""
+    if isinstance(value, dict):
+        return {key: _apart(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_apart(item) for item in value]
+    return value
 
 
 def nearest(word: str, known: list[str]) -> str | None:

@@ -13,8 +13,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line what a closed pipe means; Rich would end the program here."""
+        raise  # the BrokenPipeError that Rich has just caught
+
+
+out = _Console()
+err = _Console(stderr=True)
 
 _LOG_EVERY_SECONDS = 10.0
 

@@ -1,7 +1,8 @@
 """Files that are whole or absent.
 
 Every file the package writes for keeps goes through `atomic_path`: a reader never sees half a file, and a crash, a full disk or
-`kill -9` leaves the old one. `claim_output` guards a run directory against being overwritten by another run.
+`kill -9` leaves the old one. `claim_output` guards a run directory against being overwritten by another run, `only_process` against
+being written by two processes at once.
 """
 
 from __future__ import annotations
@@ -89,8 +90,18 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError("file not found", where=str(path)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise DataError("not valid JSON: nested too deeply", where=str(path)) from error
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise DataError(f"not valid JSON: {error}", where=str(path)) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read one JSON object. Raises DataError for anything else, naming the file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"expected an object, found {type(value).__name__}", where=str(path))
+    return value
 
 
 def dump_line(row: Any) -> str:
@@ -98,14 +109,23 @@ def dump_line(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON Lines file that must be whole (one of our own). Raises DataError with file and line."""
+def read_jsonl(path: Path, *, growing: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON Lines file that must be whole (one of our own). Raises DataError with file and line.
+
+    growing: it may be a file that rows are still appended to, or were when the process was killed: a last line without its end is left out.
+    """
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, "rb") as handle:
             for number, line in enumerate(handle, 1):
+                if growing and not line.endswith(b"\n"):
+                    return
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
+                    row = json.loads(line.decode())
+                except UnicodeDecodeError as error:
+                    raise DataError(f"not valid UTF-8: {error}", where=f"{path}:{number}") from error
+                except RecursionError as error:
+                    raise DataError("not valid JSON: nested too deeply", where=f"{path}:{number}") from error
+                except ValueError as error:
                     raise DataError(f"not valid JSON: {error}", where=f"{path}:{number}") from error
                 if not isinstance(row, dict):
                     raise DataError(
@@ -114,14 +134,36 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
     except FileNotFoundError:
         raise DataError("file not found", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"not valid UTF-8: {error}", where=str(path)) from error
 
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in blocks."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def only_process(directory: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold `directory` for this process alone, by a lock on the file `name` in it, which goes with the process however that ends.
+
+    Raises OutputError when another process holds it, and when the file cannot be written.
+    """
+    import fcntl
+
+    lock = directory / name
+    with explain_os_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                "another process is running in this directory",
+                where=str(directory),
+                fix="wait for it, or choose another --output",
+            ) from None
+        yield
 
 
 def claim_output(directory: Path, *, resume: bool, fingerprint: dict[str, Any]) -> None:

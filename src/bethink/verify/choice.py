@@ -1,8 +1,9 @@
 r"""Which letter of a multiple-choice question was committed to.
 
 A letter counts where it is said to be the answer ("The final answer is [A]", "**Answer:** b", "option C is correct", "I choose D"), in
-a `\boxed{…}`, or where it is all the answer or begins all of it ("B", "(B)", "B. Paris"). The last one counts. A letter that is
-asked about, negated or one of several ("A or B") is none. An answer that is the text of exactly one choice is that choice.
+a `\boxed{…}`, or where it is all the answer or begins all of it ("B", "(B)", "B. Paris"). A letter that is asked about, negated,
+doubted or called wrong is none. The last one counts; where that is one of several ("A or B") or no choice at all, nothing was committed
+to. An answer that is the text of exactly one choice is that choice.
 """
 
 from __future__ import annotations
@@ -11,30 +12,35 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bethink.verify.extract import committed, taken_back
+from bethink.verify.extract import committed
 from bethink.verify.latex import clean
+from bethink.verify.phrases import doubtful, last_clause, taken_back
 from bethink.verify.verdict import Outcome, Verdict
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _DEFAULT_LETTERS = 10
 
+_LOOK_BACK = 120
 _LONG_RUN = re.compile(r"([^\w])\1{3,}")  # more white space or stars say nothing more
 # Markup that may stand before and after a letter.
 _OPEN = r"(?:[\s*_`\"'$\[({:]|\\\(|\\\[|\\(?:boxed|fbox|text(?:bf|it|rm)?|math(?:bf|rm)|mbox)\s?\{){0,16}"
 _CLOSE = r"(?:[*_`\"'$\])}]|\\\)|\\\]){0,16}"
 _WORD = r"(?:option|choice|letter|answer(?:\s+choice)?)"
 _VERDICT = r"(?:correct|right|best|(?:the\s+)?(?:correct|right|best|final)\s+(?:answer|option|choice|one)|the\s+answer|my\s+(?:final\s+)?answer)"
-_UNSURE = re.compile(
-    r"\b(?:if|whether|unless|suppose|assume|maybe|perhaps|possibly|might|could|not|never)\b|n't\b",
+_NEVER = re.compile(r"\b(?:not|never)\b|n't\b", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\s*(?:isn't|aren't|cannot|can't|(?:is|are|was|were|would be)\s+(?:clearly |also |therefore |both )?"
+    r"(?:wrong|incorrect|false|not|eliminated|ruled out|impossible|(?:a|the) (?:distractor|wrong|incorrect)))\b",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[.!?;:,\n]")
+_PLACEHOLDER = "X"  # of a repeated instruction: end with "The answer is (X)"
+_CLAUSE_ENDS = re.compile(r"\s*(?:[.,;!?)]|\n|$)")
 _FOLLOWED_BY_WORD = re.compile(r"\s+(?P<word>[a-z]+)")
 _CONNECTIVES = "because since as is which due for with it so therefore hence and but while where in on according based by from given that this"
 _GOES_ON = frozenset(_CONNECTIVES.split())
 _MARKS_BEFORE, _MARKS_AFTER = frozenset("([{*$_`"), frozenset(")]}*$_`.:")
 _ANOTHER = re.compile(
-    r"\s*(?:,|/|&|\+|and/or|or|and)\s*(?:(?:option|choice)\s+)?[\s*_`\"'$\[({]*(?:\\text\{)?(?P<letter>[A-Za-z])(?![A-Za-z'])(?!(?<=[AIai])\s+[a-z])",
+    r"\s*(?P<mark>,|/|&|\+|and/or|or|and)\s*(?:(?:option|choice)\s+)?[\s*_`\"'$\[({]*(?:\\text\{)?(?P<letter>[A-Za-z])(?![A-Za-z'])(?!(?<=[AIai])\s+[a-z])",
     re.IGNORECASE,
 )
 
@@ -78,18 +84,35 @@ def labels(meta: Mapping[str, Any], texts: Sequence[str] = ()) -> str:
     return _ALPHABET[: len(texts) or _DEFAULT_LETTERS]
 
 
+_LETTER_AND_TEXT = re.compile(r"\(?(?P<letter>[A-Za-z])[).:\]]+\s*(?P<text>\S.*)", re.DOTALL)
+
+
 def _gold_letter(gold: str, texts: Sequence[str], known: str) -> str | None:
+    """The letter a reference answer names: "B", "(B)", the text of one choice, or both ("B) London")."""
     bare = gold.strip().strip("()[]. ").upper()
     if len(bare) == 1 and bare in known:
         return bare
-    matches = [
-        known[i] for i, choice in enumerate(texts) if i < len(known) and _plain(choice) == _plain(gold)
-    ]
+    if letter := _of_text(gold, known, texts):
+        return letter
+    match = _LETTER_AND_TEXT.fullmatch(gold.strip())
+    if not match or match["letter"].upper() not in known:
+        return None
+    letter = match["letter"].upper()
+    return letter if not texts or _of_text(match["text"], known, texts) == letter else None
+
+
+def _of_text(answer: str, known: str, texts: Sequence[str]) -> str | None:
+    """The letter of the one choice whose text this is."""
+    matches = [letter for letter, text in zip(known, texts, strict=False) if _plain(text) == _plain(answer)]
     return matches[0] if len(matches) == 1 else None
 
 
 def _plain(text: str) -> str:
     return " ".join(clean(text).casefold().split())
+
+
+_UNUSABLE = ""
+"""In place of a letter: several were named, or one that is no choice."""
 
 
 def committed_letter(
@@ -98,93 +121,104 @@ def committed_letter(
     """The last committed letter among `known`, or None."""
     text = _LONG_RUN.sub(r"\1\1\1", text)
     found = [*_statements(text, known, truncated), *_alone(text, known)]
-    strong = committed(text, truncated=truncated)
-    if strong and (letter := _of_commitment(strong.text, known, texts)):
-        found.append((strong.start, letter))
-    latest = max(found, key=lambda pair: pair[0], default=None)
-    return latest[1] if latest else None
+    stated = committed(text, truncated=truncated, like=max(texts, key=len, default=""))
+    if stated and (letter := _of_commitment(stated.text, known, texts)) is not None:
+        # At its end: what it says as a whole ("A and B", where that is a choice) outdoes the letters in it.
+        found.append((text.find(stated.text, stated.start) + len(stated.text), letter))
+    latest = max(found, key=lambda pair: pair[0], default=(0, _UNUSABLE))
+    return latest[1] or None
 
 
 def _of_commitment(answer: str, known: str, texts: Sequence[str]) -> str | None:
-    """The letter a committed answer names: the letter, a letter and its text, or the text of one choice."""
-    if letter := _leading(answer, known):
-        return letter
-    matches = [
-        known[i] for i, choice in enumerate(texts) if i < len(known) and _plain(choice) == _plain(answer)
-    ]
-    return matches[0] if len(matches) == 1 else None
+    """What a committed answer names: a letter, a letter and its text, or the text of one choice; None when it is none of these."""
+    letter = _leading(answer, known)
+    return letter or _of_text(answer, known, texts) or letter
 
 
 def _leading(answer: str, known: str) -> str | None:
     match = re.match(
         rf"{_OPEN}(?:{_WORD}\s+{_OPEN})?(?P<letter>[A-Za-z]){_CLOSE}(?![A-Za-z'])", answer, re.IGNORECASE
     )
-    return _accepted(answer, match, known) if match else None
+    return _named(answer, match, known) if match else None
 
 
-def _group(match: re.Match[str]) -> str:
-    """Which of a pattern's groups holds the letter."""
-    return "letter" if match["letter"] else "bare"
-
-
-def _accepted(text: str, match: re.Match[str], known: str) -> str | None:
-    """The letter matched, unless it is an article or a word of a sentence, one of several, or asked about."""
-    letter = match[_group(match)]
-    start, end = match.span(_group(match))
-    if letter.upper() not in known:
-        return None
-    marked = text[end : end + 1] in _MARKS_AFTER or (start > 0 and text[start - 1] in _MARKS_BEFORE)
+def _named(text: str, match: re.Match[str], known: str) -> str | None:
+    """The letter matched, `_UNUSABLE` for one that is committed to and no choice, or None: an article or a word of a sentence, asked
+    about, taken back, or called wrong."""
+    letter, start, end = match["letter"], match.start("letter"), match.end("letter")
     rest = text[match.end() : match.end() + 200]
+    marked = text[end : end + 1] in _MARKS_AFTER or (start > 0 and text[start - 1] in _MARKS_BEFORE)
+    if re.match(r"\s*\?", rest) or taken_back(text, match.end()) or _DENIED.match(rest):
+        return None
+    if _one_of_several(letter, rest, known):
+        return _UNUSABLE
+    if not marked and _is_word(letter, rest):
+        return None
+    if letter.upper() in known:
+        return letter.upper()
+    committed_to = letter.isupper() and letter != _PLACEHOLDER and (marked or _CLAUSE_ENDS.match(rest))
+    return _UNUSABLE if committed_to else None
+
+
+def _is_word(letter: str, rest: str) -> bool:
+    """Whether the letter is the article "a", the pronoun "I" or a variable."""
+    word = _FOLLOWED_BY_WORD.match(rest)
+    if word and word["word"] not in _GOES_ON and letter in "aAiI":
+        return True
+    return letter.islower() and bool(re.match(r"\s+\w|['’]|\s*[-=+^]", rest))
+
+
+def _one_of_several(letter: str, rest: str, known: str) -> bool:
     another = _ANOTHER.match(rest)
-    if another and another["letter"].upper() in known and another["letter"].isupper() == letter.isupper():
-        return None
-    if re.match(r"\s*\?", rest) or taken_back(text, match.end()):
-        return None
-    if (
-        (word := _FOLLOWED_BY_WORD.match(rest))
-        and not marked
-        and word["word"] not in _GOES_ON
-        and letter in "aAiI"
-    ):
-        return None
-    if letter.islower() and not marked and re.match(r"\s+\w|['’]|\s*[-=+^]", rest):
-        return None
-    return letter.upper()
+    if not another or another["letter"].upper() not in known:
+        return False
+    after = rest[another.end() :]
+    apart = _DENIED.match(after) or (another["mark"] == "," and re.match(r"\s+(?:is|was|has|does)\b", after))
+    return another["letter"].isupper() == letter.isupper() and not apart
 
 
+_LETTER = rf"{_OPEN}(?:{_WORD}\b\s*:?{_OPEN})?(?P<letter>[A-Za-z]){_CLOSE}(?![A-Za-z'])"
+_HEDGE = r"(?:most likely|therefore|clearly|thus|indeed|hence|definitely)"
+_ANSWER = r"\banswers?\b[\"']?(?:\s+choice\b)?(?:\s+(?:to|for|of|here)\b[^.:\n?!]{0,80}?)?\s*(?:\*\*|__)?\s*"
 _IS_ANSWER = re.compile(
-    rf"\banswers?\b[\"']?(?:\s+choice\b)?(?:\s+(?:to|for|of|here)\b[^.:\n?!]{{0,80}}?)?\s*(?:\*\*|__)?\s*"
-    rf"(?:[:=]|(?=\s*\()|\b(?:is|would be|should be|must be|choice)\b)\s*:?\s*(?:most likely\s+|therefore\s+|clearly\s+|thus\s+)?"
-    rf"{_OPEN}(?:{_WORD}\b\s*:?{_OPEN})?(?P<letter>[A-Za-z]){_CLOSE}(?![A-Za-z'])",
+    rf"{_ANSWER}(?:[:=]|\b(?:is|would be|should be|must be)\b)\s*:?\s*(?:{_HEDGE}\s+)?{_LETTER}",
+    re.IGNORECASE,
+)
+# "Thus answer choice (B)." but not "Answer choice (A) confuses the two."
+_ANSWER_ALONE = re.compile(
+    rf"\banswer\s+(?:choice\s|(?=[(\[*])){_OPEN}(?P<letter>[A-Za-z]){_CLOSE}(?![A-Za-z'])(?=\s*(?:[.!;\n]|$))",
     re.IGNORECASE,
 )
 _IS_OPTION = re.compile(
-    rf"\b(?:correct|right|best|final)\s+(?:option|choice|one)\s*(?:\*\*)?\s*(?:is|:)\s*:?\s*{_OPEN}(?:{_WORD}\b{_OPEN})?(?P<letter>[A-Za-z]){_CLOSE}(?![A-Za-z'])",
+    rf"\b(?:correct|right|best|final)\s+(?:option|choice|one)\s*(?:\*\*)?\s*(?:is|:)\s*:?\s*{_LETTER}",
     re.IGNORECASE,
 )
 _LETTER_IS = re.compile(
-    rf"(?:\b{_WORD}\s+)?(?<![A-Za-z'\\]){_OPEN}(?P<letter>[A-Z]){_CLOSE}\s+(?i:is|must be)\s+(?i:therefore\s+|thus\s+|indeed\s+|clearly\s+|the\s+)?(?i:{_VERDICT})\b"
+    rf"(?:\b{_WORD}\s+)?(?<![A-Za-z'\\]){_OPEN}(?P<letter>[A-Z]){_CLOSE}\s+(?i:is|must be)\s+(?i:{_HEDGE}\s+|the\s+)?(?i:{_VERDICT})\b"
 )
 _CHOOSE = re.compile(
-    rf"\b(?i:I(?:'ll| will| would)?\s+(?:choose|select|pick|go with|answer)|(?:we|I)\s+(?:choose|select|pick)|choose|select|pick)\s+"
+    r"(?:\b(?i:I|we)(?i:'ll|'d| will| would| must| should| can| therefore| thus)?\s+(?i:choose|select|pick|go with|answer)"
+    r"|(?:^|[.!:;\n]|\b(?i:so|thus|therefore|hence),?)[\s*_]*(?i:choose|select|pick))\s+"
     rf"(?i:{_WORD}\s+)?{_OPEN}(?P<letter>[A-Z]){_CLOSE}(?![A-Za-z'])"
 )
 _THEREFORE = re.compile(
-    r"(?i:\b(?:therefore|thus|hence|so)\b),?\s+(?:(?:(?i:it is|it's|it must be|the)\s+)?(?:(?i:option|choice)\s+)?[*\s]*\((?P<letter>[A-Z])\)"
-    r"|(?:(?i:the)\s+)?(?i:answer|correct is)\s+[*\s]*\(?(?P<bare>[A-Z])\)?)[*\s]*(?:[.!]|$)"
+    r"(?i:\b(?:therefore|thus|hence|so)\b),?\s+"
+    r"(?:(?:(?i:it is|it's|it must be|the)\s+)?(?:(?i:option|choice)\s+)?[*\s]*\((?=[A-Z]\))|(?:(?i:the)\s+)?(?i:answer|correct is)\s+[*\s]*\(?)"
+    r"(?P<letter>[A-Z])\)?[*\s]*(?:[.!]|$)"
 )
 
 
 def _statements(text: str, known: str, truncated: bool) -> Iterator[tuple[int, str]]:
-    """(where, letter) of every sentence that says which letter is the answer."""
-    for pattern in (_IS_ANSWER, _IS_OPTION, _LETTER_IS, _CHOOSE, _THEREFORE):
+    """(where, letter or `_UNUSABLE`) of every sentence that says which letter is the answer."""
+    for pattern in (_IS_ANSWER, _ANSWER_ALONE, _IS_OPTION, _LETTER_IS, _CHOOSE, _THEREFORE):
         for match in pattern.finditer(text):
-            before = text[max(0, match.start() - 120) : match.start()]
-            clause = _CLAUSE.split(before)[-1]
-            if truncated and match.end(_group(match)) == len(text):
+            if truncated and match.end("letter") == len(text):
                 continue  # "the answer is A" may have been going to be "a triangle"
-            if not _UNSURE.search(clause) and (letter := _accepted(text, match, known)):
-                yield match.start(), letter
+            clause = last_clause(text[max(0, match.start() - _LOOK_BACK) : match.start()])
+            if doubtful(clause) or _NEVER.search(clause):
+                continue
+            if (letter := _named(text, match, known)) is not None:
+                yield match.start("letter"), letter
 
 
 _LINE = re.compile(

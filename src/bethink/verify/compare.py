@@ -3,19 +3,21 @@ r"""Whether two answers are the same, in three values: True, False, and None for
 Shapes are compared by the rules of `same`; what stands at the leaves is put to a `Judge`. `ExactJudge` knows exact values, units and
 words, and never calls two different things equal; where it cannot tell, the question goes to `symbolic`.
 
-What is accepted beyond equality, because mathematicians write it: a missing or an extra unit, percent sign, "x =" or base; a fraction
-rounded to six or more digits; an interval as an inequality; a list in any order; a pair or vector without its brackets, in order.
+What is accepted beyond equality, because mathematicians write it: a missing or an extra unit, percent sign, "x =" or base; degrees as
+radians; a fraction rounded to six or more digits; an interval as an inequality; a list in any order; a pair or vector without its
+brackets, in order.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Protocol
 
 from bethink.verify import polynomial, units
-from bethink.verify.forms import Based, Chain, Form, Group, Leaf, Matrix, Named, Ratio, Relation
+from bethink.verify.forms import Based, Chain, Form, Group, Leaf, Matrix, Named, Ratio, Relation, scientific
 
 _ROUNDED_DIGITS = 6
 _MAX_ITEMS = 60
@@ -119,32 +121,41 @@ def _ratios(gold: Form, answer: Form, judge: Judge) -> bool | None:
             return False
         if gold.terms == answer.terms:
             return True
-        if _is_time(gold) or _is_time(answer) or not gold.terms[0] or not answer.terms[0]:
+        if _is_time(gold) or answer.unit in _CLOCK or not gold.terms[0] or not answer.terms[0]:
             return False
         return all(
             a * answer.terms[0] == b * gold.terms[0] for a, b in zip(gold.terms, answer.terms, strict=True)
         )
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
     if (
-        isinstance(ratio, Ratio)
-        and isinstance(other, Leaf)
-        and other.unit is None
-        and len(ratio.terms) == 2
-        and ratio.terms[1]
+        not isinstance(ratio, Ratio)
+        or not isinstance(other, Leaf)
+        or other.unit is not None
+        or len(ratio.terms) != 2
+        or not ratio.terms[1]
+        or (_is_time(ratio) if ratio is gold else ratio.unit in _CLOCK)
     ):
-        number = polynomial.rational(other.value)
-        return (
-            number == ratio.terms[0] / ratio.terms[1] if number is not None and not _is_time(ratio) else False
-        )
-    return False
+        return False
+    number = polynomial.rational(other.value)
+    return number is not None and number == ratio.terms[0] / ratio.terms[1]
 
 
-def _is_time(ratio: Ratio) -> bool:
-    """12:30 is a time of day; 19:60 and 3:5 are not (or nobody would write them so)."""
-    if ratio.unit in _CLOCK:
+def _is_time(gold: Ratio) -> bool:
+    """Whether a reference answer with colons is a time of day and no ratio.
+
+    12:30 and 5:00 are; 19:60 and 3:5 can be none. What could be both is a time unless it is in lowest terms, as a reference answer that
+    is a ratio would be: 9:24 is a time, 3:20 a ratio. Only the reference is asked: 6:40 may be how a model says 3:20.
+    """
+    if gold.unit in _CLOCK:
         return True
-    hour, *rest = ratio.terms
-    return hour < 24 and all(10 <= term < 60 or term == 0 for term in rest)
+    if any(term.denominator != 1 for term in gold.terms):
+        return False
+    hour, *rest = (int(term) for term in gold.terms)
+    return (
+        hour < 24
+        and all(10 <= term < 60 or term == 0 for term in rest)
+        and (0 in rest or math.gcd(hour, *rest) > 1 or len(rest) > 1)
+    )
 
 
 def _matrices(gold: Form, answer: Form, judge: Judge) -> bool | None:
@@ -245,61 +256,84 @@ class ExactJudge:
     """Judges by exact values, units and words. None where it cannot read one side."""
 
     def leaves(self, gold: Leaf, answer: Leaf) -> bool | None:
-        answer = _unit_like(gold, answer)
+        gold, answer = _unit_like(answer, gold), _unit_like(gold, answer)
+        if _by_degrees(gold, answer) or _by_degrees(answer, gold):
+            return True
         if units.conflict(gold.unit, answer.unit):
             return False
         if gold.words is not None or answer.words is not None:
             return _letters_of(gold) == _letters_of(answer)
+        if _is_run(gold.text) and _is_run(answer.text):
+            return _same_run(gold.text, answer.text)
         if gold.text.replace(" ", "") == answer.text.replace(" ", "") and not _SPACED_DIGITS.search(
             gold.text + "|" + answer.text
         ):
             return True
+        if _same_scientific(gold, answer):
+            return True
         left, right = gold.value, answer.value
         if left is None or right is None:
             return None
-        if left == right or self._by_percent(gold, answer, left, right):
+        if left == right or _by_percent(gold, answer) or _by_percent(answer, gold):
             return True
-        return self._rounded(gold, answer, left, right)
+        return _rounded(gold, answer, left, right)
 
     def relations(self, gold: Relation, answer: Relation) -> bool | None:
         if gold.op != answer.op:
             return False
-        sides = [leaf.value for leaf in (gold.left, gold.right, answer.left, answer.right)]
-        a, b, c, d = sides
+        leaves = (gold.left, gold.right, answer.left, answer.right)
+        a, b, c, d = (leaf.value for leaf in leaves)
         if a is None or b is None or c is None or d is None:
-            equal = [
-                one.text == other.text
-                for one, other in ((gold.left, answer.left), (gold.right, answer.right))
-            ]
-            return True if all(equal) else None
+            if (gold.left.text, gold.right.text) == (answer.left.text, answer.right.text):
+                return True
+            return False if any(leaf.words is not None for leaf in leaves) else None
         difference, other = polynomial.subtract(a, b), polynomial.subtract(c, d)
         if difference is None or other is None:
             return None
         ratio = polynomial.proportion(difference, other)
         return ratio is not None and (gold.op in ("=", "!=") or ratio > 0)
 
-    def _by_percent(
-        self, gold: Leaf, answer: Leaf, left: polynomial.Polynomial, right: polynomial.Polynomial
-    ) -> bool:
-        """10% is 0.1 as well as 10 percent."""
-        hundredth = Fraction(1, 100)
-        if gold.unit == "%" and answer.unit is None:
-            return polynomial.equal_times(right, left, hundredth)
-        if answer.unit == "%" and gold.unit is None:
-            return polynomial.equal_times(left, right, hundredth)
-        return False
 
-    def _rounded(
-        self, gold: Leaf, answer: Leaf, left: polynomial.Polynomial, right: polynomial.Polynomial
-    ) -> bool | None:
-        """Unequal exact values: still the same when one is the other rounded to `_ROUNDED_DIGITS` digits or more."""
-        if gold.decimal == answer.decimal:
-            return False
-        decimal, exact, number = (gold, right, left) if gold.decimal else (answer, left, right)
-        approximate, value = polynomial.rational(number), polynomial.rational(exact)
-        if approximate is None or polynomial.letters(exact):
-            return False
-        return None if value is None else is_rounded(decimal.text, approximate, value)
+_HUNDREDTH = Fraction(1, 100)
+_DEGREE = polynomial.scale(polynomial.letter(r"\pi"), Fraction(1, 180))
+
+
+def _by_percent(percent: Leaf, bare: Leaf) -> bool:
+    """10% is 0.1 as well as 10 percent."""
+    if percent.unit != "%" or bare.unit is not None or percent.value is None or bare.value is None:
+        return False
+    return polynomial.equal_times(bare.value, percent.value, _HUNDREDTH)
+
+
+def _by_degrees(degrees: Leaf, radians: Leaf) -> bool:
+    """15° is π/12."""
+    if degrees.unit != "deg" or radians.unit not in (None, "rad"):
+        return False
+    number = polynomial.rational(degrees.value)
+    return bool(number) and number is not None and polynomial.scale(_DEGREE, number) == radians.value
+
+
+def _same_scientific(left: Leaf, right: Leaf) -> bool:
+    """Whether one side is in scientific notation (1e-5) and the other the same number, in that notation or another."""
+    a, b = scientific(left.text), scientific(right.text)
+    if a is None and b is None:
+        return False
+    return (polynomial.rational(left.value) if a is None else a) == (
+        polynomial.rational(right.value) if b is None else b
+    )
+
+
+def _rounded(
+    gold: Leaf, answer: Leaf, left: polynomial.Polynomial, right: polynomial.Polynomial
+) -> bool | None:
+    """Unequal exact values: still the same when one is the other rounded to `_ROUNDED_DIGITS` digits or more."""
+    if gold.decimal == answer.decimal:
+        return False
+    decimal, exact, number = (gold, right, left) if gold.decimal else (answer, left, right)
+    approximate, value = polynomial.rational(number), polynomial.rational(exact)
+    if approximate is None or polynomial.letters(exact):
+        return False
+    return None if value is None else is_rounded(decimal.text, approximate, value)
 
 
 def is_rounded(written: str, approximate: Fraction, value: Fraction) -> bool:
@@ -318,9 +352,21 @@ def _letters_of(leaf: Leaf) -> str:
     return _LATEX_WORDS.sub("", leaf.words if leaf.words is not None else leaf.text).lower()
 
 
-def _unit_like(gold: Leaf, answer: Leaf) -> Leaf:
-    """`5m` read as five metres where the reference answer is in metres."""
-    if not gold.unit or answer.unit is not None:
-        return answer
-    match = _LETTER_UNIT.fullmatch(answer.text)
-    return Leaf(match["head"], gold.unit) if match and units.canonical(match["unit"]) == gold.unit else answer
+def _is_run(text: str) -> bool:
+    """Three letters or more and nothing else (longer ones are words already, see `forms`)."""
+    return len(text) > 2 and text.isascii() and text.isalpha()
+
+
+def _same_run(gold: str, answer: str) -> bool:
+    """Runs of letters are compared as they are written, but for a capital at the start: they are words (east, not seat) or labels (angle
+    ABC, not BAC) more often than products, and a product's letters are written in one order. Against any other expression a run is a
+    product: abc is a · c · b."""
+    return gold[0].lower() + gold[1:] == answer[0].lower() + answer[1:]
+
+
+def _unit_like(like: Leaf, leaf: Leaf) -> Leaf:
+    """`5m` read as five metres where the other side is in metres."""
+    if not like.unit or leaf.unit is not None:
+        return leaf
+    match = _LETTER_UNIT.fullmatch(leaf.text)
+    return Leaf(match["head"], like.unit) if match and units.canonical(match["unit"]) == like.unit else leaf

@@ -122,11 +122,9 @@ _BASE_WORDS = re.compile(
     r"(?P<digits>-?[0-9A-F]+),? \(?(?:in )?base[- ](?P<base>\d{1,2}|[a-z]+)\)?", re.IGNORECASE
 )
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?)+")
-_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty"
-)
-_NUMBER_WORDS = {word: n for n, word in enumerate(_NUMBERS.split())}
+_NUMBER_WORDS = {word: n for n, word in enumerate(units.NUMBER_NAMES)}
+_SHORT_WORDS = frozenset({*_NUMBER_WORDS, "yes", "no", "true", "none", "odd", "even", "left", "up", "down"})
+"""Words that are read as words without \\text, though they are short enough for a product of letters."""
 _LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|phi|omega|Delta))"
 _NAME = re.compile(
     rf"(?:m?\s*\\(?:angle|triangle|overline|vec|hat)\s*\{{?\s*)?{_LETTER}(?:_\{{?\w+\}}?)?'*(?:\^\{{-1\}})?(?:\s*\([^=<>]*\))?\s*\}}?"
@@ -135,6 +133,7 @@ _NAME = re.compile(
 )
 _EMPTY = Leaf(r"\emptyset", words="empty set")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_SCIENTIFIC = re.compile(r"[-+]?\s*(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})[eE][-+]?\d{1,3}")
 
 
 @lru_cache(maxsize=8192)
@@ -143,6 +142,12 @@ def read(answer: str) -> Form:
     if len(answer) > MAX_CHARACTERS:
         return Leaf(answer)
     return _read(clean(answer))
+
+
+def scientific(text: str) -> Fraction | None:
+    """The number that "1.5e-3" is in scientific notation. As mathematics it may also be 1.5·e - 3: `compare` tries both."""
+    text = text.strip().replace("−", "-")
+    return Fraction(text.replace(" ", "")) if _SCIENTIFIC.fullmatch(text) else None
 
 
 def _read(text: str, *, depth: int = 0) -> Form:
@@ -225,6 +230,8 @@ def _statement(text: str, depth: int) -> Form | None:
 
 
 def _equality(parts: list[tuple[str, str]], depth: int) -> Form:
+    if len(parts) == 2 and _NAME.fullmatch(parts[1][1]) and not _NAME.fullmatch(parts[0][1]):
+        parts = [parts[1], (parts[1][0], parts[0][1])]  # 5 = x is x = 5
     first, rest = parts[0][1], parts[1:]
     about = any(sign == r"\approx" for sign, _ in rest)
     values = tuple(_inner(part, depth) for _, part in rest)
@@ -323,14 +330,16 @@ def _digits(text: str) -> Form | None:
 def _leaf(text: str) -> Leaf:
     if text == r"\emptyset":
         return _EMPTY
+    if units.goes_on(text):
+        return _words(text)
     rest, unit = units.take(text)
-    if unit is not None and rest.strip():
-        rest = rest.strip()
+    rest = rest.strip()
+    if unit is not None and rest:
         outer = enclosed(rest)
         return Leaf(outer[1] if outer and outer[0] in "({" else rest, unit)
-    if _WORDS.fullmatch(text) and (len(text) >= 5 or " " in text or text.lower() in _NUMBER_WORDS):
+    if _WORDS.fullmatch(text) and (len(text) >= 5 or " " in text or text.lower() in _SHORT_WORDS):
         return _words(text)
-    return Leaf(text)
+    return Leaf(rest)
 
 
 def _words(text: str) -> Leaf:

@@ -1,38 +1,31 @@
 """Grading a JSON Lines file: rows in, the same rows with their verdicts out, in the same order.
 
-A row that cannot be graded (not JSON, a column missing or of the wrong type, an unknown grader) never ends the run: it is left out of
-the output and written to the rejects file with its line number and the reason. Memory does not grow with the file. The output appears
-when it is whole.
+A line that cannot be graded never ends the run: it is left out of the output and written to the rejects file with its line number and
+the reason (`grade_row`). Memory does not grow with the file. The output appears when it is whole; until then what is finished is kept in
+a directory beside it, so that a killed run can go on and end with the same bytes.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import Any
 
-from bethink.core.config import nearest
-from bethink.core.console import Progress
+from bethink import __version__
+from bethink.core.console import Progress, warn
 from bethink.core.errors import ConfigError, DataError, OutputError
-from bethink.core.files import atomic_path, dump_line, explain_os_errors
-from bethink.verify import gym
-from bethink.verify.grade import KNOWN_GRADERS, GradeItem, grade_many
+from bethink.core.files import claim_output, dump_line, explain_os_errors, only_process, read_jsonl
+from bethink.verify.grade import GradeItem, grade_many
+from bethink.verify.grade_row import RowError, RowReader
 from bethink.verify.pool import DEFAULT_TIMEOUT, WorkerPool
-from bethink.verify.verdict import Outcome, Verdict
-
-_KINDS: dict[type[Any], str] = {
-    str: "text",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
-_META_COLUMNS = ("choices", "tolerance", "relative_tolerance", "case_sensitive", "entry", "config")
+from bethink.verify.verdict import Outcome
 
 
 @dataclass
@@ -46,17 +39,19 @@ class Summary:
     def graded(self) -> int:
         return sum(counts.total() for counts in self.outcomes.values())
 
-    def add(self, grader: str, verdict: Verdict) -> None:
-        self.outcomes.setdefault(grader, Counter())[verdict.outcome] += 1
-
-
-class _RowError(Exception):
-    """A row that cannot be graded; the message says why."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Count a row that has its verdict."""
+        self.outcomes.setdefault(row["grader"], Counter())[Outcome(row["verdict"])] += 1
 
 
 def rejects_path(output: Path) -> Path:
     """Where the rejected lines of `output` go."""
     return output.with_name(f"{output.stem}.rejects.jsonl")
+
+
+def unfinished_path(output: Path) -> Path:
+    """The directory that holds what is finished of `output` until all of it is."""
+    return output.with_name(f"{output.name}.part")
 
 
 def grade_file(
@@ -67,168 +62,199 @@ def grade_file(
     workers: int | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> Summary:
-    """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take.
+    """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take; overwrite: replace an output
+    and what is left of an unfinished run; resume: go on with that run.
 
-    Raises ConfigError for an unknown `grader`, DataError for a source that cannot be read, OutputError for an output that exists (without `overwrite`) or cannot be
-    written.
+    Raises ConfigError for an unknown `grader`, DataError for a source that cannot be read, OutputError for an output that exists (without
+    `overwrite`), a run that cannot be resumed, or a disk that cannot be written.
     """
-    _check_paths(source, output, overwrite)
-    summary = Summary()
-    with ExitStack() as stack:
-        pool = stack.enter_context(WorkerPool(workers, timeout=timeout))
-        lines = stack.enter_context(open(source, "rb"))
-        written = stack.enter_context(open(stack.enter_context(atomic_path(output)), "w", encoding="utf-8"))
-        rejects = _Rejects(rejects_path(output), stack)
-        progress = stack.enter_context(Progress("grade", None))
-        reader = _Reader(grader, pool)
+    _check_paths(source, output, overwrite=overwrite, resume=resume)
+    survey = _survey(source)
+    with WorkerPool(workers, timeout=timeout) as pool:
+        reader = RowReader(grader, pool)
         if grader is not None:
             try:
                 reader.check_grader(grader)
-            except _RowError as error:
+            except RowError as error:
                 raise ConfigError(str(error), where="--grader") from None
-        rows: deque[dict[str, Any]] = deque()
-
-        def items() -> Iterator[GradeItem]:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row, item = reader.read(line)
-                except _RowError as error:
-                    summary.rejected += 1
-                    rejects.write(number, str(error), line)
-                    progress.advance(rejected=summary.rejected)
-                    continue
-                rows.append(row)
-                yield item
-
-        for verdict in grade_many(items(), pool=pool):
-            row = rows.popleft()
-            summary.add(row["grader"], verdict)
-            found = {"verdict": verdict.outcome, "extracted": verdict.extracted, "detail": verdict.detail}
-            with explain_os_errors(output):
-                written.write(dump_line(row | found))
-            progress.advance()
-    if not summary.rejected:
-        rejects_path(output).unlink(missing_ok=True)  # of an earlier run
+        settings = {
+            "input_sha256": survey.sha256,
+            "grader": grader,
+            "timeout": timeout,
+            "version": __version__,
+        }
+        with _Unfinished(output, settings, resume=resume) as unfinished:
+            summary = _grade(source, survey.lines, reader, pool, unfinished)
+            unfinished.finish(summary.rejected > 0)
     return summary
 
 
-def _check_paths(source: Path, output: Path, overwrite: bool) -> None:
-    if not source.exists():
-        raise DataError("file not found", where=str(source))
-    if not source.is_file():
-        raise DataError("not a file", where=str(source), fix="name one JSON Lines file")
-    if output.exists() and output.samefile(source):
-        raise OutputError(
-            "the output would replace the input", where=str(output), fix="choose another --output"
-        )
+def _grade(source: Path, lines: int, reader: RowReader, pool: WorkerPool, unfinished: _Unfinished) -> Summary:
+    """Grade what is not finished yet of the source's lines."""
+    summary = Summary()
+    for row in unfinished.finished_rows():
+        summary.add(row)
+    finished = summary.graded
+    waiting: deque[dict[str, Any]] = deque()
+
+    with Progress("grade", lines, unit="lines", done=finished) as progress:
+
+        def items() -> Iterator[GradeItem]:
+            accepted = 0
+            for number, line in _lines(source):
+                try:
+                    row, item = reader.read(line)
+                except RowError as error:
+                    summary.rejected += 1
+                    unfinished.reject(number, str(error), line)
+                    progress.advance(rejected=summary.rejected)
+                    continue
+                accepted += 1
+                if accepted > finished:
+                    waiting.append(row)
+                    yield item
+
+        try:
+            for verdict in grade_many(items(), pool=pool):
+                found = {
+                    "verdict": verdict.outcome,
+                    "extracted": verdict.extracted,
+                    "detail": verdict.detail,
+                }
+                row = waiting.popleft() | found
+                unfinished.keep(row)
+                summary.add(row)
+                progress.advance()
+        except KeyboardInterrupt:
+            if summary.graded:
+                warn(f"interrupted with {summary.graded:,} rows finished; --resume goes on from there")
+            raise
+    return summary
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """A source's lines that are not empty, and the hash of its bytes."""
+
+    lines: int
+    sha256: str
+
+
+def _survey(source: Path) -> _Survey:
+    digest, count = hashlib.sha256(), 0
+    for _, line in _lines(source, empty=True):
+        digest.update(line)
+        count += bool(line.strip())
+    return _Survey(count, digest.hexdigest())
+
+
+def _lines(source: Path, *, empty: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of the lines that are not empty, or of all. Raises DataError when the file cannot be read."""
+    with _explained(source), open(source, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if empty or line.strip():
+                yield number, line
+
+
+@contextmanager
+def _explained(source: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to read `source` into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"cannot be read: {reason}", where=str(source)) from error
+
+
+def _check_paths(source: Path, output: Path, *, overwrite: bool, resume: bool) -> None:
+    with _explained(source):
+        if not source.exists():
+            raise DataError("file not found", where=str(source))
+        if not source.is_file():
+            raise DataError("not a file", where=str(source), fix="name one JSON Lines file")
+    for written in (output, rejects_path(output)):
+        if written.exists() and written.samefile(source):
+            raise OutputError(
+                "the output would replace the input", where=str(written), fix="choose another --output"
+            )
     if output.is_dir():
         raise OutputError("the output is a directory", where=str(output), fix="name a file")
     if output.exists() and not overwrite:
         raise OutputError(
             "the output exists already", where=str(output), fix="choose another --output, or pass --overwrite"
         )
+    if unfinished_path(output).exists() and not resume:
+        if not overwrite:
+            raise OutputError(
+                "an unfinished run is there",
+                where=str(unfinished_path(output)),
+                fix="go on with --resume, or begin again with --overwrite",
+            )
+        shutil.rmtree(unfinished_path(output))
 
 
-class _Rejects:
-    """The rejects file, made when the first line goes into it and kept when all has gone well."""
+class _Unfinished:
+    """What a run has finished: a directory with its rows, appended one by one, and its rejected lines, written anew by every run.
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self._path, self._stack = path, stack
-        self._file: IO[str] | None = None
+    Leaves nothing behind when all has gone well or nothing was graded. settings: what decides the bytes.
+    """
 
-    def write(self, number: int, reason: str, line: bytes) -> None:
-        if self._file is None:
-            temporary = self._stack.enter_context(atomic_path(self._path))
-            self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+    def __init__(self, output: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        self._output = output
+        self._directory = unfinished_path(output)
+        self._rows, self._rejects = self._directory / "rows.jsonl", self._directory / "rejects.jsonl"
+        claim_output(self._directory, resume=resume, fingerprint=settings)
+
+    def __enter__(self) -> _Unfinished:
+        with explain_os_errors(self._directory), ExitStack() as stack:
+            stack.enter_context(only_process(self._directory))
+            self._file = stack.enter_context(open(self._rows, "a+b"))
+            self._rejected = stack.enter_context(open(self._rejects, "w", encoding="utf-8"))
+            self._cut_half_line()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+        if kind is None or not self._rows.exists() or not self._rows.stat().st_size:
+            shutil.rmtree(self._directory)
+
+    def _cut_half_line(self) -> None:
+        """Take off what a kill left of a row."""
+        whole = 0
+        self._file.seek(0)
+        for line in self._file:
+            whole += len(line) if line.endswith(b"\n") else 0
+        self._file.truncate(whole)
+
+    def finished_rows(self) -> Iterator[dict[str, Any]]:
+        """The rows an earlier run has finished."""
+        return read_jsonl(self._rows)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Write one finished row and hand it to the system."""
+        with explain_os_errors(self._rows):
+            self._file.write(dump_line(row).encode())
+            self._file.flush()
+
+    def reject(self, number: int, reason: str, line: bytes) -> None:
+        """List a line that cannot be graded."""
         excerpt = line[:200].decode("utf-8", errors="replace").strip()
-        self._file.write(dump_line({"line": number, "reason": reason, "text": excerpt}))
+        with explain_os_errors(self._rejects):
+            self._rejected.write(dump_line({"line": number, "reason": reason, "text": excerpt}))
 
-
-class _Reader:
-    """Turns lines into rows and items. Holds the generators' names once they have been asked for."""
-
-    def __init__(self, grader: str | None, pool: WorkerPool) -> None:
-        self._grader = grader
-        self._pool = pool
-        self._generators: list[str] | None = None
-
-    def read(self, line: bytes) -> tuple[dict[str, Any], GradeItem]:
-        """The row and what is to be graded. Raises _RowError."""
-        row = _parse(line)
-        row.setdefault("grader", self._grader)
-        name = row["grader"]
-        if not isinstance(name, str) or not name:
-            raise _RowError("no `grader`: add the column, or pass --grader")
-        self.check_grader(name)
-        output = _column(row, "output", str)
-        return row, GradeItem(
-            answer=_answer(row),
-            output=output,
-            grader=name,
-            meta=_meta(row),
-            truncated=_flag(row, "truncated"),
-            opened=_flag(row, "opened"),
-        )
-
-    def check_grader(self, name: str) -> None:
-        """Raises _RowError for a name that is no grader and no reasoning-gym generator."""
-        if name in KNOWN_GRADERS:
-            return
-        if self._generators is None:
-            done = self._pool.submit(gym.NAMES_JOB).result()
-            if done.error:
-                raise _RowError(f"unknown grader `{name}` (and reasoning-gym cannot be asked: {done.error})")
-            self._generators = done.value
-        if name not in self._generators:
-            guess = nearest(name, [*KNOWN_GRADERS, *self._generators])
-            raise _RowError(f"unknown grader `{name}`" + (f", did you mean `{guess}`?" if guess else ""))
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise _RowError(f"not valid UTF-8: {error.reason} at byte {error.start}") from None
-    except UnicodeEncodeError:
-        raise _RowError("a lone surrogate, which is no character") from None
-    except (ValueError, RecursionError) as error:
-        raise _RowError(f"not valid JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise _RowError(f"expected an object, found {_kind(row)}")
-    return row
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
-    return "null" if value is None else _KINDS[type(value)]
-
-
-def _column(row: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
-    if name not in row:
-        raise _RowError(f"no `{name}`")
-    if not isinstance(row[name], kind):
-        raise _RowError(f"`{name}` must be {_KINDS[kind]}, found {_kind(row[name])}")
-    return row[name]
-
-
-def _answer(row: Mapping[str, Any]) -> str:
-    answer = _column(row, "answer", object)
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise _RowError(f"`answer` must be text or a number, found {_kind(answer)}")
-    if not str(answer).strip():
-        raise _RowError("`answer` is empty")
-    return str(answer)
-
-
-def _flag(row: Mapping[str, Any], name: str) -> bool:
-    return bool(_column(row, name, bool)) if row.get(name) is not None else False
-
-
-def _meta(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The `meta` column and the columns that may stand beside it."""
-    meta = dict(_column(row, "meta", dict)) if row.get("meta") is not None else {}
-    return meta | {name: row[name] for name in _META_COLUMNS if row.get(name) is not None}
+    def finish(self, any_rejected: bool) -> None:
+        """Put the whole files in their places; an earlier run's rejects go where this one has none."""
+        with explain_os_errors(self._output):
+            for file in (self._rejected, self._file):
+                file.flush()
+                os.fsync(file.fileno())
+            if any_rejected:
+                os.replace(self._rejects, rejects_path(self._output))
+            else:
+                rejects_path(self._output).unlink(missing_ok=True)
+            os.replace(self._rows, self._output)

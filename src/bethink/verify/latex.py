@@ -82,6 +82,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (_command("[dtc]frac"), r"\\frac"),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|" + _command("degrees?|textdegree"), r"\\degree "),
         (_command("times|ast|cdotp|bullet"), r"\\cdot "),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\cdot "),
         (_command("div"), "/"),
         (_command("leq?(?:slant|q)?") + "|<=|=<", r"\\le "),
         (_command("geq?(?:slant|q)?") + "|>=", r"\\ge "),

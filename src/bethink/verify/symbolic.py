@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from enum import Enum, auto
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
@@ -23,6 +24,7 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
 from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.grader import should_treat_as_complex
+from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 from bethink.verify.compare import ExactJudge, is_rounded, same
 from bethink.verify.forms import Leaf, Relation, read
@@ -163,26 +165,54 @@ def _proportional(left: Any, right: Any, *, positive: bool) -> bool:
 def _evaluated(left: Any, right: Any) -> Iterator[tuple[Any, Any]]:
     """Both sides as numbers of `_DIGITS` digits, at up to five points of their letters. Points outside the reals' domain are left out."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    domains = {symbol: _domain(symbol, left, right) for symbol in symbols}
     complex_numbers = left.has(sympy.I) or right.has(sympy.I)
-    for point in islice(_points(symbols), 5 if symbols else 1):
+    for point in islice(_points(domains), 5 if symbols else 1):
         a, b = _number(left, point), _number(right, point)
         if a is not None and b is not None and (complex_numbers or not symbols or (a.is_real and b.is_real)):
             yield a, b
 
 
-def _points(symbols: list[Any]) -> Iterator[dict[Any, Any]]:
-    """Values for the letters, the same in every run: fractions of primes, in every second point with alternating signs; whole numbers
-    for letters that usually stand for them, so that (-1)^{2n} is 1."""
+class _Domain(Enum):
+    """What numbers a letter is tried at."""
+
+    REAL = auto()
+    MIXED = auto()  # usually whole, but nothing depends on it
+    WHOLE = auto()
+    POSITIVE = auto()  # whole and positive
+
+
+_WHOLE_ARGUMENTS = (TrigonometricFunction, sympy.Mod)
+
+
+def _domain(symbol: Any, *expressions: Any) -> _Domain:
+    """Letters that usually stand for whole numbers are so where the expression may need it: in an exponent ((-1)^{2n} is 1), in a
+    periodic function (cos 2πn is 1), as a bound of a sum. Elsewhere fractions are tried as well, so that ⌊n⌋ is not n."""
+    if str(symbol) not in _INTEGER_NAMES:
+        return _Domain.REAL
+    for expression in expressions:
+        for sum_ in expression.atoms(sympy.Sum, sympy.Product):
+            if any(symbol in bound.free_symbols for limits in sum_.limits for bound in limits[1:]):
+                return _Domain.POSITIVE
+    for expression in expressions:
+        exponents = [power.exp for power in expression.atoms(sympy.Pow, sympy.exp)]
+        if any(symbol in part.free_symbols for part in (*exponents, *expression.atoms(*_WHOLE_ARGUMENTS))):
+            return _Domain.WHOLE
+    return _Domain.MIXED
+
+
+def _points(domains: Mapping[Any, _Domain]) -> Iterator[dict[Any, Any]]:
+    """Values for the letters, the same in every run: fractions of primes or small whole numbers, as their domains want it; in every
+    second point with alternating signs, in the others positive. A mixed domain's are whole in the first, third and fifth."""
     primes = [sympy.prime(index) for index in range(5, 5 + 12 * 5)]
     for shift in range(5):
         point = {}
-        for place, symbol in enumerate(symbols):
+        for place, (symbol, domain) in enumerate(domains.items()):
             over, under = primes[(7 * shift + 3 * place) % 60], primes[(11 * shift + 5 * place + 17) % 60]
-            sign = -1 if shift % 2 and (place + shift // 2) % 2 == 0 else 1
-            whole = str(symbol) in _INTEGER_NAMES
-            point[symbol] = (
-                sympy.Integer(shift + 2 * place + 3) if whole else sympy.Rational(sign * over, under)
-            )
+            negative = shift % 2 and (place + shift // 2) % 2 == 0 and domain is not _Domain.POSITIVE
+            fraction = domain is _Domain.REAL or (domain is _Domain.MIXED and shift % 2)
+            size = sympy.Rational(over, under) if fraction else sympy.Integer(shift + 2 * place + 3)
+            point[symbol] = -size if negative else size
         yield point
 
 
