@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bethink.core.errors import DataError
-from bethink.evaluate.compare import CompareConfig, compare, run_compare
+from bethink.evaluate.compare import CompareConfig, run_compare
 from bethink.evaluate.compare_table import comparison_view
 from bethink.evaluate.statistics import mcnemar, paired_difference
 
@@ -41,6 +41,10 @@ def config(a, b, **options):
     return CompareConfig(a=a, b=b, **options)
 
 
+def compare(options):
+    return run_compare(options).comparisons
+
+
 def test_one_sample_each_is_the_exact_mcnemar_test(tmp_path):
     a = evaluation(tmp_path / "a", singles(20, 60), name="base")
     b = evaluation(tmp_path / "b", singles(30, 60, start=5), name="trained")
@@ -69,7 +73,8 @@ def test_several_samples_are_compared_by_problem(tmp_path):
     b = evaluation(tmp_path / "b", {f"p{n}": outcomes(n % 3 + 1) for n in range(60)})
     (one,) = compare(config(a, b))
     assert one.difference == pytest.approx(0.25)
-    assert one.low == pytest.approx(0.25)
+    assert one.low < 0.25 < one.high, "sixty equal differences are not certainty"
+    assert one.low > 0.1
     assert one.p_value < 0.01
     assert {flip.id for flip in one.fixed} == {f"p{n}" for n in range(60) if n % 3 == 2}
     assert one.broken == []
@@ -129,12 +134,49 @@ def test_what_is_missing_is_said(tmp_path):
         compare(config(a, a, mode="off"))
 
 
+def test_a_mode_that_neither_side_has_is_not_compared_with_nothing(tmp_path):
+    a = evaluation(tmp_path / "a", singles(5, 30), mode="off")
+    with pytest.raises(DataError, match="no completions with thinking on; its modes: off"):
+        compare(config(a, a, against="on"))
+    b = evaluation(tmp_path / "b", singles(5, 30), mode="on")
+    with pytest.raises(DataError, match="no completions with thinking off; its modes: on"):
+        compare(config(a, b))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("samples.jsonl", '{"task": "t", "id": "p1"}\n', "no text `mode`"),
+        ("samples.jsonl", "{}\n", "samples.jsonl:1"),
+        ("samples.jsonl", "", "holds no completions"),
+        ("samples.jsonl", "[1]\n", "expected an object"),
+        ("results.json", "{}", "names no `model`"),
+        ("results.json", "[]", "names no `model`"),
+        ("results.json", "{", "not valid JSON"),
+    ],
+)
+def test_what_is_no_evaluation_is_said_with_its_place(tmp_path, file, content, said):
+    a = evaluation(tmp_path / "a", singles(5, 30))
+    b = evaluation(tmp_path / "b", singles(5, 30))
+    (b / file).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        compare(config(a, b))
+    assert said in str(caught.value)
+    assert str(b / file) in str(caught.value)
+
+
+def test_a_verdict_nobody_knows_is_said(tmp_path):
+    a = evaluation(tmp_path / "a", {"p1": ["right"]})
+    with pytest.raises(DataError, match="the verdict `right` is unknown"):
+        compare(config(a, a))
+
+
 def test_the_comparison_is_written_and_shown(tmp_path, capsys):
     from rich.console import Console
 
     a = evaluation(tmp_path / "a", singles(20, 60), name="base")
     b = evaluation(tmp_path / "b", singles(30, 60, start=5), name="trained")
-    comparisons = run_compare(config(a, b, output=tmp_path / "out"))
+    comparisons = compare(config(a, b, output=tmp_path / "out"))
     document = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert (document["a"], document["b"]) == ("base", "trained")
     assert len(document["comparisons"][0]["fixed"]) == 15

@@ -116,6 +116,25 @@ def test_what_was_answered_before_an_endpoint_failed_is_not_asked_again(server, 
     assert result.samples.read_bytes() == whole.samples.read_bytes()
 
 
+def test_where_nobody_answered_the_output_is_free_for_another_try(server, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(EndpointError, match="cannot be reached"):
+        run_eval(config(server, output, endpoint="http://127.0.0.1:9", size=2))
+    server.fail_after = 0
+    with pytest.raises(EndpointError, match="HTTP 402"):
+        run_eval(config(server, output, size=2))
+    with pytest.raises(EndpointError, match="HTTP 402"):
+        run_eval(config(server, output, size=3, resume=True))
+    server.fail_after = None
+    assert [row["n"] for row in run_eval(config(server, output, size=4)).rows] == [4, 4]
+
+
+def test_a_thinking_budget_is_refused_before_an_endpoint_is_asked(server, tmp_path):
+    with pytest.raises(ValueError, match="an endpoint offers no thinking budget"):
+        config(server, tmp_path / "out", max_thinking_tokens=8)
+    assert server.seen == []
+
+
 def test_other_tags_and_another_toggle_need_no_code(server, tmp_path):
     tags = {"think_open": "[reason]", "think_close": "[/reason]", "toggle": "slash"}
     result = run_eval(config(server, tmp_path / "out", modes=["off"], size=3, **tags))

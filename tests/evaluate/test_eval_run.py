@@ -5,13 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bethink.core.console import Progress
 from bethink.core.errors import ConfigError, ModelError, OutputError
 from bethink.core.files import read_jsonl
 from bethink.evaluate.config import EvalConfig
+from bethink.evaluate.draw import _Desk
+from bethink.evaluate.plan import make_plan
 from bethink.evaluate.results import summarize
 from bethink.evaluate.runner import run_eval
 
@@ -223,6 +228,48 @@ def test_two_sources_of_one_name_are_told_apart(tiny_model_dir, tmp_path):
     assert [row["task"] for row in result.rows] == [*tasks, "all"]
 
 
+def test_a_completions_seed_does_not_depend_on_what_else_is_asked():
+    first, second = "gcd:max_value=50", "gcd:min_value=60,max_value=90"
+    both, alone = (
+        make_plan(EvalConfig(**options("m", "out", tasks=tasks)), ["reasoning_gym"])
+        for tasks in ([first, second], [first])
+    )
+    drawn = {
+        (item.problem.id, item.mode, item.sample): item.seed
+        for item in both.items
+        if item.problem.task == first
+    }
+    assert drawn == {(item.problem.id, item.mode, item.sample): item.seed for item in alone.items}
+    assert len(drawn) == 6 * 2 + 6
+
+
+def test_a_slow_verdict_holds_no_finished_row_back(tmp_path):
+    slow = threading.Event()
+
+    class Desk(_Desk):
+        def _judge(self, item, question, reply):
+            if reply == "slow":
+                slow.wait(timeout=60)
+            return row("correct", reply)
+
+    path = tmp_path / "samples.jsonl"
+    with (
+        open(path, "w", encoding="utf-8") as file,
+        Progress("evaluating", 3) as progress,
+        ThreadPoolExecutor(2) as graders,
+    ):
+        desk = Desk(None, file, progress, None, graders)
+        for reply in ("slow", "quick", "quicker"):
+            desk.submit(None, None, reply)
+        deadline = time.monotonic() + 30
+        while len(desk.finished) < 2 and time.monotonic() < deadline:
+            desk.collect()
+        assert [one["id"] for one in read_jsonl(path)] == ["quick", "quicker"]
+        slow.set()
+        desk.finish()
+    assert [one["id"] for one in read_jsonl(path)] == ["quick", "quicker", "slow"]
+
+
 def row(verdict, problem, sample=0, **more):
     return {
         "task": "t",
@@ -261,6 +308,11 @@ def test_problems_weigh_the_same_whatever_their_samples():
         ({"max_thinking_tokens": 24}, "less than max_tokens"),
         ({"modes": ["on", "sometimes"]}, "on"),
         ({"taks": ["gcd"]}, "taks"),
+        ({"tasks": [5]}, "a line of text, not 5"),
+        ({"tasks": 5}, "a line of text, not 5"),
+        ({"tasks": [{"chain_sum": {"min_terms": 3}}]}, "options go after a colon"),
+        ({"tasks": {"chain_sum": {"min_terms": 3}}}, "options go after a colon"),
+        ({"tasks": " , "}, "no task is named"),
     ],
 )
 def test_options_that_contradict_are_refused(more, said):

@@ -129,6 +129,28 @@ def test_the_bootstrap_covers_the_truth():
     assert 0.9 <= covered / runs <= 0.99
 
 
+@pytest.mark.parametrize(
+    ("problems", "k", "before", "after"),
+    [(5, 2, 0.02, 0.05), (10, 2, 0.02, 0.05), (5, 4, 0.02, 0.98), (10, 4, 0.02, 0.98), (10, 4, 0.4, 0.6)],
+)
+def test_the_bootstrap_covers_the_truth_of_few_problems_and_rare_differences(problems, k, before, after):
+    rng = np.random.default_rng()
+    covered, runs = 0, 300
+    for _ in range(runs):
+        difference = (rng.binomial(k, after, problems) - rng.binomial(k, before, problems)) / k
+        interval = bootstrap_difference(difference, seed=int(rng.integers(2**31)), resamples=500)
+        covered += interval.low <= after - before <= interval.high
+    assert covered / runs >= 0.86
+
+
+@pytest.mark.parametrize(("value", "n"), [(1.0, 5), (0.25, 60), (0.0, 8), (-1.0, 20), (-0.5, 1)])
+def test_equal_differences_are_not_certainty(value, n):
+    interval = bootstrap_difference([value] * n, seed=3)
+    assert interval.estimate == value
+    assert -1 <= interval.low <= value <= interval.high <= 1
+    assert interval.high - interval.low > 1 / (n + 2)
+
+
 def test_bootstrap_and_sign_flips_repeat_with_their_seed():
     values = [0.25, -0.5, 0.0, 0.75, 0.25, 0.5] * 10
     assert bootstrap_difference(values, seed=3) == bootstrap_difference(values, seed=3)

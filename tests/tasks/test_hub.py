@@ -46,6 +46,15 @@ def rows(first, last):
     ).encode()
 
 
+class Address(str):
+    """A hub's URL, with what it holds: bytes by path, to be changed by a test."""
+
+    def __new__(cls, url, content):
+        address = super().__new__(cls, url)
+        address.content = content
+        return address
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with one data set, in this process; its answers have the shape of the real one's."""
@@ -92,7 +101,7 @@ def hub(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield Address(f"http://127.0.0.1:{server.server_port}", content)
     server.shutdown()
 
 
@@ -100,7 +109,23 @@ def test_a_data_set_is_read_from_a_hub(hub):
     problems = load_hub("owner/sums", "gsm8k", endpoint=hub)
     assert [p.answer for p in problems] == ["1", "2", "3", "4", "5"]
     assert len({p.id for p in problems}) == 5
-    assert [p.answer for p in load_hub("owner/sums", "gsm8k", endpoint=hub, limit=4)] == ["1", "2", "3", "4"]
+
+
+def test_rows_are_numbered_over_all_files_bad_ones_too(hub):
+    bad = b'{"question": "no answer"}\n'
+    hub.content["data/test-0.jsonl"] = bad + rows(0, 3) + bad + rows(3, 4)
+    problems = load_hub("owner/sums", "gsm8k", endpoint=hub, skip_bad=True)
+    assert [p.id for p in problems] == ["row-2", "row-3", "row-4", "row-6", "row-7", "row-8"]
+    assert problems.dropped == {"bad": 2}
+
+
+def test_an_id_that_stands_in_two_files_is_refused(hub):
+    row = b'{"question": "1 + 1?", "answer": "2", "grader": "math", "id": 7}\n'
+    hub.content["data/test-0.jsonl"] = hub.content["data/test-1.jsonl"] = row
+    with pytest.raises(DataError, match="the id `7` stands twice") as caught:
+        load_hub("owner/sums", "plain", endpoint=hub)
+    assert "test-0.jsonl:1" in str(caught.value)
+    assert "test-1.jsonl:1" in str(caught.value)
 
 
 def test_a_split_it_does_not_have_is_said(hub):

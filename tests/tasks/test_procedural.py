@@ -1,6 +1,10 @@
 """Procedural problems: deterministic, different from each other, and held-out splits that are held out."""
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -74,6 +78,45 @@ def test_the_same_arguments_give_the_same_problems():
     assert generate("products", 20, seed=4, split="test") != first
 
 
+NAMED = """
+import json, sys
+from bethink.tasks.procedural import generate, generators
+
+def problems(name, size):
+    return [(p.id, p.answer) for p in generate(name, size, seed=3, split="test")]
+
+names = [name for name in generators() if name != "composite"]
+walk_over_sets = {"codeio", "isomorphic_strings", "knight_swap", "list_functions", "polynomial_multiplication", "ransom_note", "word_ladder"}
+order = reversed(names) if sys.argv[1:] else names
+print(json.dumps({name: problems(name, 10 if name in walk_over_sets else 1) for name in order}))
+"""
+
+
+def test_the_problems_are_the_same_in_every_process():
+    # Each process salts its hashes in its own way, and asks for the generators in another order.
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NAMED, *order],
+            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+        )
+        for seed, order in (("1", []), ("2", ["reversed"]))
+    ]
+    first, second = (json.loads(process.communicate(timeout=240)[0]) for process in processes)
+    assert len(first) > 100
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_the_callers_own_random_numbers_are_left_alone():
+    import random
+
+    random.seed(7)
+    expected = random.random()
+    random.seed(7)
+    generate("list_functions", 5, seed=1, split="test")
+    assert random.random() == expected
+
+
 def test_a_used_up_generator_gives_what_it_has_and_says_so(capsys):
     tiny = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     everything = generate("chain_sum", 300, seed=1, split="train", config=tiny)
@@ -97,6 +140,7 @@ def test_difficulty_levels_follow_the_generators_curriculum():
         ("chain_sum", {"min_term": 3}, "did you mean `min_terms`"),
         ("chain_sum", {"min_terms": 9, "max_terms": 3}, "max_terms must be >= min_terms"),
         ("chain_sum", {"min_terms": "five"}, "refuses these options"),
+        ("chain_sum", {"min_terms": "five"}, "`min_terms` is 'five', its default is 2"),
         ("chain_sum", {"level": 99}, "above the highest"),
         ("gsm_symbolic", {"level": 1}, "has no difficulty levels"),
         ("composite", {}, "refuses these options"),

@@ -77,6 +77,9 @@ def test_excluded_questions_are_left_out_and_counted(gsm_file):
         ("chain_sum:5", "`5` is not an option"),
         ("chain_sums", "did you mean `chain_sum`"),
         ("chain_sum:min_terms=[", "cannot read the value"),
+        ("chain_sum:min_terms=2024-99-99", "`min_terms` is '2024-99-99', its default is 2"),
+        ("chain_sum:min_terms=" + "[" * 5000 + "]" * 5000, "cannot read the value"),
+        ("test.txt:gsm8k", "neither a generator nor a file of rows"),
     ],
 )
 def test_what_cannot_be_understood_is_said(spec, said):

@@ -218,7 +218,62 @@ def test_a_file_may_be_packed_or_a_directory(tmp_path):
         handle.writelines(json.dumps(row) + "\n" for row in rows[2:])
     write(tmp_path / "a.jsonl", rows[:2])
     assert [p.id for p in load_problems(tmp_path, "plain")] == ["p0", "p1", "p2", "p3"]
-    assert [p.id for p in load_problems(tmp_path, "plain", limit=3)] == ["p0", "p1", "p2"]
+    with gzip.open(tmp_path / "c.parquet.gz", "wb") as handle:
+        pq.write_table(pa.Table.from_pylist([rows[0] | {"id": "p9"}]), handle)
+    assert [p.id for p in load_problems(tmp_path, "plain")] == ["p0", "p1", "p2", "p3", "p9"]
+
+
+def test_an_id_is_unique_over_all_files(tmp_path):
+    for name in ("a", "b"):
+        write(
+            tmp_path / f"{name}.jsonl", [{"question": f"{n} {name}?", "answer": "#### 1"} for n in range(3)]
+        )
+    assert [p.id for p in load_problems(tmp_path, "gsm8k")] == [f"row-{n}" for n in range(1, 7)]
+    own = {"question": "1?", "answer": "1", "grader": "exact", "id": "same"}
+    paths = [write(tmp_path / f"{name}.jsonl", [own]) for name in ("c", "d")]
+    with pytest.raises(DataError, match="stands twice"):
+        load_problems(paths, "plain")
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"answer": None, "solution": "So \\boxed{7}."}, "7"),
+        ({"solution": "So $\\boxed 5$."}, "5"),
+        ({"solution": "So \\(\\boxed 12\\%\\), as \\$3 is."}, "12\\%"),
+        ({"solution": "So \\boxed 5 or rather \\boxed{6}."}, "6"),
+        ({"solution": "So \\fbox{5}."}, "5"),
+        ({"solution": "So \\boxed {5}."}, "5"),
+        ({"solution": "So \\boxed{\\{1, 2\\}}."}, "\\{1, 2\\}"),
+        ({"solution": "So \\boxed{x\\}y}, not \\{."}, "x\\}y"),
+        ({"solution": "So \\boxed{\\frac{1}{2}}, not \\{2."}, "\\frac{1}{2}"),
+    ],
+)
+def test_the_box_of_a_solution_is_found_however_it_is_written(tmp_path, row, answer):
+    (problem,) = load_problems(write(tmp_path / "rows.jsonl", [{"problem": "?", **row}]), "math500")
+    assert problem.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        ("0.00001", "0.00001"),
+        ("1e-7", "0.0000001"),
+        ("-2.5e-9", "-0.0000000025"),
+        ("1e22", "10000000000000000000000"),
+        ("4.0", "4.0"),
+        ("0.1", "0.1"),
+        ("12", "12"),
+    ],
+)
+def test_numbers_are_written_in_plain_decimals(tmp_path, number, written):
+    path = tmp_path / "n.jsonl"
+    path.write_text(f'{{"question": "?", "answer": {number}, "grader": "numeric"}}', encoding="utf-8")
+    (problem,) = load_problems(path, "plain")
+    assert problem.answer == written
+    path.write_text(f'{{"question": "?", "choices": [{number}, 77], "answer": "A"}}', encoding="utf-8")
+    (problem,) = load_problems(path, "question=question,answer=answer,choices=choices")
+    assert problem.meta["choices"] == [written, "77"]
 
 
 GOOD = json.dumps({"question": "1?", "answer": "#### 1"})
@@ -234,6 +289,9 @@ GOOD = json.dumps({"question": "1?", "answer": "#### 1"})
         ('{"question": " ", "answer": "#### 2"}', "`question` is empty"),
         ('{"question": ["2?"], "answer": "#### 2"}', "`question` must be a text, not list"),
         ('{"question": "2?", "answer": "two"}', "does not end in `#### NUMBER`"),
+        ('{"question": "2?", "answer": NaN}', "nan is no number"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"question": ' + "2" * 5000 + "}", "not valid JSON"),
     ],
 )
 def test_a_bad_row_is_named_by_file_line_and_key(tmp_path, bad, said):
@@ -298,6 +356,25 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name):
     with pytest.raises(DataError, match=".") as caught:
         load_problems(tmp_path / name, "gsm8k")
     assert name in str(caught.value)
+
+
+def test_a_damaged_packed_file_is_named(tmp_path):
+    lines = "".join(json.dumps({"question": f"{n}?", "answer": f"#### {n}"}) + "\n" for n in range(5000))
+    packed = bytearray(gzip.compress(lines.encode()))
+    packed[200:203] = b"\xff\xff\xff"
+    (tmp_path / "damaged.jsonl.gz").write_bytes(packed)
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-100])
+    (tmp_path / "damaged.jsonl.zst").write_bytes(b"no zstd")
+    for name in ("damaged.jsonl.gz", "cut.jsonl.gz", "damaged.jsonl.zst"):
+        with pytest.raises(DataError, match="cannot be read after line") as caught:
+            load_problems(tmp_path / name, "gsm8k")
+        assert name in str(caught.value)
+
+
+def test_where_every_row_is_bad_the_first_fault_is_said(tmp_path):
+    path = write(tmp_path / "bad.jsonl", [{"q": 1}] * 3)
+    with pytest.raises(DataError, match="3 bad rows, the first .*bad.jsonl:1: has no `answer`"):
+        load_problems(path, "gsm8k", skip_bad=True)
 
 
 @pytest.mark.parametrize(

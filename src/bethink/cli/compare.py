@@ -29,7 +29,7 @@ def compare(
 
     from bethink.core.config import validate
     from bethink.core.console import out
-    from bethink.evaluate.compare import CompareConfig, read_side, run_compare
+    from bethink.evaluate.compare import CompareConfig, run_compare
     from bethink.evaluate.compare_table import comparison_view
 
     options = {
@@ -41,13 +41,9 @@ def compare(
         "seed": seed,
         "output": output,
     }
-    comparisons = run_compare(validate(CompareConfig, options, name="bethink compare", flags=True))
-    names = [f"{read_side(path).name} ({path})" for path in (a, b)]
+    result = run_compare(validate(CompareConfig, options, name="bethink compare", flags=True))
+    name_a, name_b = f"{result.a} ({a})", f"{result.b} ({b})"
     if as_json:
-        print(
-            json.dumps(
-                {"a": names[0], "b": names[1], "comparisons": [asdict(c) for c in comparisons]}, indent=2
-            )
-        )
+        print(json.dumps({**asdict(result), "a": name_a, "b": name_b}, indent=2))
     else:
-        out.print(comparison_view(comparisons, names[0], names[1], flips=flips))
+        out.print(comparison_view(result.comparisons, name_a, name_b, flips=flips))

@@ -76,13 +76,13 @@ def eval(
     """Ask a model problems with thinking on and off, grade its answers, and count what it cost."""
     from bethink.core.config import validate
     from bethink.core.console import note, out
-    from bethink.evaluate.config import EvalConfig, SamplingOptions
+    from bethink.evaluate.config import EvalConfig
     from bethink.evaluate.results import results_table
     from bethink.evaluate.runner import run_eval
 
     given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     chosen = {key: value for key, value in given.items() if value is not None}
-    defaults = {"on": SamplingOptions(temperature=0.6, top_p=0.95), "off": SamplingOptions()}
+    defaults = {mode: EvalConfig.model_fields[mode].default for mode in ("on", "off")}
     sampling = {mode: {**options.model_dump(), **chosen} for mode, options in defaults.items()}
     options = {
         "output": output,

@@ -1,7 +1,7 @@
 """`bethink compare A B`: two evaluations, problem by problem.
 
 Pairs completions by (task, problem), so that the difference is not drowned by how hard the problems are. One sample each: exact McNemar
-test and Tango's interval of the difference; several: sign-flip test and a bootstrap over problems. Shows which problems flipped.
+test and Tango's interval of the difference; several: sign-flip test and a bootstrap over problems (`statistics.bootstrap_difference`). Shows which problems flipped.
 A problem that a grader failed on, on either side, is left out and counted.
 """
 
@@ -81,6 +81,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class CompareResult:
+    """a, b: the models' names; comparisons: one a mode and task, and one over all tasks a mode where there are several."""
+
+    a: str
+    b: str
+    comparisons: list[Comparison]
+
+
+@dataclass(frozen=True)
 class Side:
     """One evaluation: the model's name and its completions by mode and problem."""
 
@@ -89,23 +98,22 @@ class Side:
     rows: dict[str, dict[Problem, list[Row]]]
 
 
-def run_compare(config: CompareConfig) -> list[Comparison]:
+def run_compare(config: CompareConfig) -> CompareResult:
     """Compare; write comparison.json when the config has an output.
 
     Raises DataError for a directory that holds no finished evaluation, modes that one side lacks, or problems that differ.
     """
-    comparisons, names = compare(config), [read_side(path).name for path in (config.a, config.b)]
+    a = read_side(config.a)
+    b = a if config.b == config.a else read_side(config.b)
+    result = CompareResult(a.name, b.name, _comparisons(a, b, config))
     if config.output is not None:
         options = config.model_dump(mode="json", exclude={"output", "resume"})
         claim_output(config.output, resume=config.resume, fingerprint=options)
-        document = {"a": names[0], "b": names[1], "comparisons": [asdict(one) for one in comparisons]}
-        write_json(config.output / "comparison.json", document)
-    return comparisons
+        write_json(config.output / "comparison.json", asdict(result))
+    return result
 
 
-def compare(config: CompareConfig) -> list[Comparison]:
-    """A comparison a task and mode, and one over all tasks a mode where there are several."""
-    a, b = read_side(config.a), read_side(config.b)
+def _comparisons(a: Side, b: Side, config: CompareConfig) -> list[Comparison]:
     found = []
     for mode_a, mode_b in _mode_pairs(a, b, config):
         pairs, skipped = _pairs(a, b, mode_a, mode_b, shared=config.shared)
@@ -130,27 +138,45 @@ def read_side(directory: Path) -> Side:
                 where=str(directory),
                 fix="name the --output of a `bethink eval`; finish an unfinished one with --resume",
             )
+    results = read_json(directory / "results.json")
+    if not isinstance(results, dict) or not isinstance(results.get("model"), str):
+        raise DataError(
+            "names no `model`: no results of an evaluation", where=str(directory / "results.json")
+        )
     rows: dict[str, dict[Problem, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_jsonl(directory / "samples.jsonl"):
+    samples = directory / "samples.jsonl"
+    for number, row in enumerate(read_jsonl(samples), 1):
+        _check_row(row, f"{samples}:{number}")
         rows[row["mode"]][row["task"], row["id"]].append(row)
-    return Side(str(read_json(directory / "results.json")["model"]), directory, rows)
+    if not rows:
+        raise DataError("holds no completions", where=str(samples))
+    return Side(results["model"], directory, rows)
+
+
+def _check_row(row: Row, where: str) -> None:
+    for name in ("task", "id", "mode", "question", "answer", "output", "verdict"):
+        if not isinstance(row.get(name), str):
+            raise DataError(
+                f"this row has no text `{name}`: it is no completion of an evaluation", where=where
+            )
+    if row["verdict"] not in list(Outcome):
+        raise DataError(
+            f"the verdict `{row['verdict']}` is unknown", where=where, fix=f"verdicts: {', '.join(Outcome)}"
+        )
 
 
 def _mode_pairs(a: Side, b: Side, config: CompareConfig) -> list[tuple[str, str]]:
-    if config.mode is None:
-        wanted = [
-            (mode, str(config.against or mode)) for mode in a.rows if (config.against or mode) in b.rows
-        ]
-    else:
-        wanted = [(str(config.mode), str(config.against or config.mode))]
-    for mode_a, mode_b in wanted or [(next(iter(a.rows), "on"), next(iter(a.rows), "on"))]:
-        for side, mode in ((a, mode_a), (b, mode_b)):
-            if mode not in side.rows:
-                has = ", ".join(side.rows) or "none"
-                raise DataError(
-                    f"it has no completions with thinking {mode}; its modes: {has}", where=str(side.path)
-                )
-    return wanted
+    """A's and B's modes to compare. Raises DataError where there is no such pair."""
+    asked = list(a.rows) if config.mode is None else [str(config.mode)]
+    pairs = [(mode, str(config.against or mode)) for mode in asked]
+    found = [(mode_a, mode_b) for mode_a, mode_b in pairs if mode_a in a.rows and mode_b in b.rows]
+    if found:
+        return found
+    mode_a, mode_b = pairs[0]
+    side, mode = (a, mode_a) if mode_a not in a.rows else (b, mode_b)
+    raise DataError(
+        f"it has no completions with thinking {mode}; its modes: {', '.join(side.rows)}", where=str(side.path)
+    )
 
 
 def _pairs(

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
 from bethink.core.config import StrictModel
+from bethink.engine.api import THINKING_TEMPERATURE, THINKING_TOP_P
 from bethink.models.machine import DtypeName
 from bethink.tasks.sources import split_specs
 
@@ -45,7 +46,7 @@ class EvalConfig(StrictModel):
     """
 
     output: Path
-    tasks: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...]
     model: str | None = None
     adapter: Path | None = None
     endpoint: str | None = None
@@ -58,7 +59,7 @@ class EvalConfig(StrictModel):
     split: str = "test"
     modes: tuple[Mode, ...] = Field(default=(Mode.ON, Mode.OFF), min_length=1)
     samples: int = Field(default=1, ge=1)
-    on: SamplingOptions = SamplingOptions(temperature=0.6, top_p=0.95)
+    on: SamplingOptions = SamplingOptions(temperature=THINKING_TEMPERATURE, top_p=THINKING_TOP_P)
     off: SamplingOptions = SamplingOptions()
     max_tokens: int = Field(default=4096, ge=1)
     max_thinking_tokens: int | None = Field(default=None, ge=1)
@@ -77,12 +78,18 @@ class EvalConfig(StrictModel):
     @field_validator("tasks", mode="before")
     @classmethod
     def _split_tasks(cls, value: Any) -> Any:
-        given = [value] if isinstance(value, str) else value
-        return (
-            tuple(spec for text in given for spec in split_specs(text))
-            if isinstance(given, list | tuple)
-            else value
-        )
+        given = value if isinstance(value, list | tuple) else [value]
+        for text in given:
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"a task is a line of text, not {text!r} (options go after a colon: chain_sum:min_terms=3,max_terms=5)"
+                )
+        specs = tuple(spec for text in given for spec in split_specs(text))
+        if not specs:
+            raise ValueError(
+                "no task is named (as in chain_sum:min_terms=3,max_terms=5, or test.jsonl:gsm8k)"
+            )
+        return specs
 
     @field_validator("modes", mode="before")
     @classmethod
@@ -106,6 +113,10 @@ class EvalConfig(StrictModel):
             raise ValueError("an adapter needs a model")
         if self.max_thinking_tokens is not None and self.max_thinking_tokens >= self.max_tokens:
             raise ValueError("max_thinking_tokens must be less than max_tokens, to leave room for the answer")
+        if self.max_thinking_tokens is not None and self.endpoint is not None:
+            raise ValueError(
+                "an endpoint offers no thinking budget: leave max_thinking_tokens out, or use a model"
+            )
         return self
 
     @property

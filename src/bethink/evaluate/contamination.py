@@ -1,42 +1,63 @@
 """Which questions a training set holds, so that none of them is held out.
 
 Reads training rows in every form they have on the way: raw rows (`input` as a message list or text), curated rows (`input` is the
-templated prompt), rows with `messages`, `question`, `problem` or `prompt`. A templated prompt is cut at the template's turn marks,
-and each turn counts as a question. Lines that cannot be read are passed over: whatever trains on the file cannot read them either.
+templated prompt), rows with `messages`, `conversations`, `question`, `problem`, `prompt`, `query` or `instruction` (with an `input` under it, as
+Alpaca's). Every such column of a row counts. A templated prompt is cut at the template's turn marks and system blocks, each turn
+counts as a question, and it is compared with and without what says the mode. Lines that cannot be read are passed over: whatever
+trains on the file cannot read them either.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bethink.chat.toggle import read_toggle
 from bethink.core.console import warn
 from bethink.core.errors import DataError
+from bethink.core.packed import file_format, known_formats
+from bethink.core.rows import Unreadable, read_rows
 from bethink.tasks.problem import question_key
 
-_TURN_MARK = re.compile(r"<[|｜][^<>\s]{1,40}[|｜]>|\[/?INST\]|</?(?:start|end)_of_turn>|</?s>")
+_COLUMNS = (
+    "input",
+    "messages",
+    "conversations",
+    "question",
+    "problem",
+    "prompt",
+    "query",
+    "instruction",
+)
+_SYSTEM_BLOCK = re.compile(r"<<SYS>>.*?<</SYS>>|\[SYSTEM_PROMPT\].*?\[/SYSTEM_PROMPT\]", re.DOTALL)
+_TURN_MARK = re.compile(
+    r"<[|｜][^<>\s]{1,40}[|｜]>|\[/?INST\]|</?(?:start|end)_of_turn>|</?s>"
+    r"|^###[ ]*(?:Instruction|Input|Response|Human|User|Assistant|System)s?:",
+    re.MULTILINE,
+)
 _ROLE = re.compile(r"\A\s*(?:system|user|assistant|human|model)\s*\n", re.IGNORECASE)
-_COLUMNS = ("input", "messages", "question", "problem", "prompt", "instruction")
-_SUFFIXES = (".jsonl", ".parquet")
+_SYSTEM_PARAGRAPHS = 8
+"""A question is looked for at the beginning of so many paragraphs, where a template puts it and the system prompt into one turn."""
 
 
 def training_questions(paths: Sequence[Path]) -> set[str]:
-    """The `question_key` of everything a user asks in these files (of directories, the .jsonl and .parquet files named train*, or
-    all of them). Raises DataError for a missing path, or a file in which no row asks anything.
+    """The `question_key` of everything a user asks in these files (of directories, the files of rows named train*, or all of them).
+
+    Raises DataError for a path that is missing or cannot be read, and where no row asks anything: in a file that is named, or in all
+    files of a directory. (One such file among others of a directory is warned of.)
     """
     found: set[str] = set()
     for path in paths:
-        for file in training_files(path):
-            before = len(found)
-            for row in _rows(file):
-                found |= {question_key(text) for text in _asked(row) if text.strip()}
-            if len(found) == before and not before:
-                raise DataError(
-                    "no row here holds a question", where=str(file), fix=f"one of {', '.join(_COLUMNS)} must"
-                )
+        files = training_files(path)
+        silent = [file for file in files if not _add_questions(file, found)]
+        if len(silent) == len(files):
+            raise DataError(
+                "no row here holds a question", where=str(path), fix=f"one of {', '.join(_COLUMNS)} must"
+            )
+        for file in silent:
+            warn(f"{file}: no row here holds a question; nothing of it is excluded")
     return found
 
 
@@ -44,41 +65,74 @@ def training_files(path: Path) -> list[Path]:
     """The files that `path` means. Raises DataError when there is none."""
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.glob("*") if file.suffix in _SUFFIXES) if path.is_dir() else []
+    inside = sorted(path.glob("*")) if path.is_dir() else []
+    found = [file for file in inside if file.is_file() and file_format(file)[0] != "unknown"]
     named = [file for file in found if file.name.startswith("train")]
     if not found:
+        missing = "" if path.exists() else ": there is no such file or directory"
         raise DataError(
-            "no training rows here to exclude", where=str(path), fix="name a .jsonl or .parquet file"
+            f"no training rows here to exclude{missing}",
+            where=str(path),
+            fix=f"name a file of rows, or a directory of them: {known_formats()}",
         )
     return named or found
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    if file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=4096):
-            yield from batch.to_pylist()
-        return
-    unreadable = 0
-    with open(file, "rb") as handle:
-        for line in handle:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                unreadable += 1
-                continue
-            if isinstance(row, dict):
-                yield row
+def _add_questions(file: Path, found: set[str]) -> int:
+    """Add what the file's rows ask; return how many of them ask something."""
+    asking = unreadable = 0
+    for _, row in read_rows(file, columns=_COLUMNS):
+        if isinstance(row, Unreadable):
+            unreadable += 1
+        elif isinstance(row, dict):
+            keys = {question_key(text) for asked in _asked(row) for text in _readings(asked)} - {""}
+            found |= keys
+            asking += bool(keys)
     if unreadable:
         warn(f"{file}: {unreadable:,} lines could not be read and are not compared with the problems")
+    return asking
 
 
-def _asked(row: dict[str, Any]) -> list[str]:
-    value = next((row[name] for name in _COLUMNS if row.get(name)), None)
-    if isinstance(value, str):
-        return [value, *(_ROLE.sub("", turn) for turn in _TURN_MARK.split(value))]
-    if isinstance(value, list):
-        users = [m for m in value if isinstance(m, dict) and m.get("role") == "user"]
-        return [m["content"] for m in users if isinstance(m.get("content"), str)]
-    return []
+def _asked(row: dict[str, Any]) -> Iterator[str]:
+    """What a user asks in a row, each column by itself; a question and the input under it also together."""
+    for name in _COLUMNS:
+        value = row.get(name)
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from _user_messages(value)
+    above, below = row.get("instruction"), row.get("input")
+    if isinstance(above, str) and isinstance(below, str):
+        yield f"{above}\n\n{below}"
+
+
+def _user_messages(messages: Sequence[Any]) -> Iterator[str]:
+    """Their texts; the keys are those of OpenAI (role, content) or ShareGPT (from, value)."""
+    for message in messages:
+        if isinstance(message, dict) and (message.get("role") or message.get("from")) in ("user", "human"):
+            content = message.get("content") or message.get("value")
+            parts = content if isinstance(content, list) else [content]
+            texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+            yield "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text, its turns, and each turn without what says the mode."""
+    yield text
+    for turn in _TURN_MARK.split(_SYSTEM_BLOCK.sub("\n", text)):
+        asked = _ROLE.sub("", turn)
+        yield asked
+        bare = _without_toggle("system", asked)  # which may hold a toggle of any convention
+        if bare == asked:
+            continue
+        yield bare
+        if bare != _without_toggle("user", asked):
+            # A template without a system role puts the system prompt before the question: it may have paragraphs of its own.
+            paragraphs = re.split(r"\n\s*\n", bare)
+            for first in range(1, min(len(paragraphs), _SYSTEM_PARAGRAPHS)):
+                yield "\n\n".join(paragraphs[first:])
+
+
+def _without_toggle(role: str, text: str) -> str:
+    _, kept = read_toggle([{"role": role, "content": text}])
+    return kept[0]["content"] if kept else ""

@@ -1,17 +1,17 @@
 """Drawing completions and grading them at the same time.
 
 Mode by mode (all tasks together, so that the engine stays full and each mode has a speed of its own). Each reply is graded in a thread
-while others are being drawn, and its row appended to samples.jsonl as soon as its verdict is there.
+while others are being drawn, and its row appended to samples.jsonl with the first reply after its verdict, whichever verdicts are still
+awaited.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO
 
 from bethink.chat.toggle import Mode
@@ -22,11 +22,13 @@ from bethink.engine.dialogue import Dialogue, Question, Reply
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.plan import Item, Key, question_of
 from bethink.evaluate.samples import Row, append, key_of, make_row
+from bethink.models.machine import cores
 from bethink.verify.grade import grade
 from bethink.verify.pool import WorkerPool
 from bethink.verify.verdict import Outcome
 
-_TIMING = ".timing.json"
+TIMING = ".timing.json"
+"""In the output: by mode, the tokens drawn and the seconds it took."""
 
 
 def draw(
@@ -39,7 +41,7 @@ def draw(
     already: int,
 ) -> dict[Key, Row]:
     """Draw, grade and append the completions of `items`; return their rows. already: how many an earlier run finished."""
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or cores()
     total = already + len(items)
     with (
         open(samples, "a", encoding="utf-8") as file,
@@ -52,14 +54,14 @@ def draw(
         try:
             for mode in config.modes:
                 asked = [(item, question_of(item, config)) for item in items if item.mode is mode]
-                _ask(dialogue, mode, asked, desk, config.output / _TIMING)
+                _ask(dialogue, mode, asked, desk, config.output / TIMING)
         except KeyboardInterrupt:
-            desk.collect(wait=True)
+            desk.finish()
             done = already + len(desk.finished)
             warn(f"interrupted with {done:,} of {total:,} completions finished; --resume goes on from there")
             raise
         finally:
-            desk.collect(wait=True)
+            desk.finish()
     return desk.finished
 
 
@@ -76,7 +78,7 @@ def _ask(
             tokens += reply.thinking_tokens + reply.answer_tokens
             if reply.finish_reason is not FinishReason.CANCELLED:
                 desk.submit(*by_id[reply.id], reply)
-            desk.collect(wait=False)
+            desk.collect()
     finally:
         spent = read_json(timing) if timing.exists() else {}
         before = spent.get(mode, {"tokens": 0, "seconds": 0.0})
@@ -101,21 +103,29 @@ class _Desk:
         self._progress = progress
         self._pool = pool
         self._graders = graders
-        self._open: deque[Future[Row]] = deque()
+        self._graded: SimpleQueue[Future[Row]] = SimpleQueue()
         self._right = 0
 
     def submit(self, item: Item, question: Question, reply: Reply) -> None:
         """Have a reply graded."""
-        self._open.append(self._graders.submit(self._judge, item, question, reply))
+        self._graders.submit(self._judge, item, question, reply).add_done_callback(self._graded.put)
 
-    def collect(self, *, wait: bool) -> None:
-        """Write the rows whose verdicts are there; `wait` for all of them."""
-        while self._open and (wait or self._open[0].done()):
-            row = self._open.popleft().result()
+    def collect(self) -> None:
+        """Write the rows whose verdicts are there."""
+        while True:
+            try:
+                row = self._graded.get_nowait().result()
+            except Empty:
+                return
             append(self._file, row)
             self.finished[key_of(row)] = row
             self._right += row["verdict"] == Outcome.CORRECT
             self._progress.advance(mode=row["mode"], correct=f"{self._right:,} of {len(self.finished):,}")
+
+    def finish(self) -> None:
+        """Wait for every verdict, and write the rest."""
+        self._graders.shutdown(wait=True)
+        self.collect()
 
     def _judge(self, item: Item, question: Question, reply: Reply) -> Row:
         verdict = grade(
@@ -131,7 +141,7 @@ class _Desk:
 
 def speed(output: Path) -> dict[str, float]:
     """Tokens per second by mode, over all the runs it took."""
-    timing = output / _TIMING
+    timing = output / TIMING
     spent = read_json(timing) if timing.exists() else {}
     return {mode: one["tokens"] / one["seconds"] for mode, one in spent.items() if one["seconds"] > 0}
 

@@ -56,8 +56,8 @@ def make_plan(config: EvalConfig, known_graders: Sequence[str]) -> Plan:
     """Load the problems and lay out the completions wanted.
 
     A task is called by its source's name; where two sources have one name, by the whole text the user wrote. A completion's seed is
-    a hash of (seed, task, problem, mode, sample): it does not depend on what else is asked. Raises ConfigError for a task whose
-    grader there is none for, and whatever loading the problems raises.
+    a hash of (seed, source's name, problem, mode, sample): it does not depend on what else is asked. Raises ConfigError for a task
+    whose grader there is none for, and whatever loading the problems raises.
     """
     exclude = training_questions(config.exclude) if config.exclude else set()
     sets = [
@@ -71,17 +71,17 @@ def make_plan(config: EvalConfig, known_graders: Sequence[str]) -> Plan:
         )
         for spec in config.tasks
     ]
-    sets = _named(sets, config.tasks)
-    for problems in sets:
+    named = _named(sets, config.tasks)
+    for problems in named:
         _check_graders(problems, known_graders)
     items = tuple(
-        Item(problem, mode, sample, derive_seed(config.seed, "eval", problem.task, problem.id, mode, sample))
-        for problems in sets
+        Item(problem, mode, sample, derive_seed(config.seed, "eval", source.name, problem.id, mode, sample))
+        for source, problems in zip(sets, named, strict=True)
         for mode in config.modes
         for problem in problems
         for sample in range(config.samples_of(mode))
     )
-    return Plan(items, {problems.name: problems.dropped for problems in sets})
+    return Plan(items, {problems.name: problems.dropped for problems in named})
 
 
 def _named(sets: Sequence[ProblemSet], specs: Sequence[str]) -> list[ProblemSet]:

@@ -18,15 +18,16 @@ from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.engine.dialogue import Dialogue, open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_files
-from bethink.evaluate.draw import TokenMeter, draw, speed
+from bethink.evaluate.draw import TIMING, TokenMeter, draw, speed
 from bethink.evaluate.plan import Plan, make_plan
 from bethink.evaluate.results import summarize
-from bethink.evaluate.samples import kept_rows, rewrite
+from bethink.evaluate.samples import SAMPLES, kept_rows, rewrite
 from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
 from bethink.models.locate import locate
+from bethink.models.machine import resolve_device
 from bethink.verify.grade import KNOWN_GRADERS
 
-_NOT_OF_THE_BYTES = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env"}
+FREE = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env"}
 
 
 @dataclass(frozen=True)
@@ -46,21 +47,26 @@ def run_eval(config: EvalConfig) -> EvalResult:
     """
     if config.model_spec is not None:
         locate(config.model_spec)  # a model that is not there is said before the problems are made
+        resolve_device(config.device)
     plan = make_plan(config, sorted(KNOWN_GRADERS))
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
     for task, dropped in plan.dropped.items():
         if counts := {reason: count for reason, count in dropped.items() if count}:
             note(f"{task}: left out " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
-    samples = config.output / "samples.jsonl"
+    samples = config.output / SAMPLES
     done = kept_rows(samples, plan.items) if config.resume else {}
     missing = [item for item in plan.items if item.key not in done]
     name = config.name or config.endpoint_model or config.model_spec or config.endpoint or ""
     if missing:
         meter = TokenMeter()
-        dialogue = _open(config, meter)
-        name = config.name or dialogue.name
-        rewrite(samples, done.values())
-        done |= draw(config, dialogue, missing, samples, meter, already=len(done))
+        try:
+            dialogue = _open(config, meter)
+            name = config.name or dialogue.name
+            rewrite(samples, done.values())
+            done |= draw(config, dialogue, missing, samples, meter, already=len(done))
+        except BethinkError:
+            _free_if_empty(config.output)
+            raise
     rewrite(samples, (done[item.key] for item in plan.items))
     results = config.output / "results.json"
     rows = summarize([done[item.key] for item in plan.items], model=name, speed=speed(config.output))
@@ -70,7 +76,7 @@ def run_eval(config: EvalConfig) -> EvalResult:
 
 def _fingerprint(config: EvalConfig) -> dict[str, Any]:
     """Everything that decides a completion or its verdict, as far as small files and options say it."""
-    options = config.model_dump(mode="json", exclude=_NOT_OF_THE_BYTES)
+    options = config.model_dump(mode="json", exclude=FREE)
     excluded = {str(file): sha256_file(file) for path in config.exclude for file in training_files(path)}
     weights = Path((config.model_spec or "").rpartition("+")[2]) / ADAPTER_WEIGHTS
     return {
@@ -81,26 +87,29 @@ def _fingerprint(config: EvalConfig) -> dict[str, Any]:
 
 
 def _open(config: EvalConfig, meter: Progress) -> Dialogue:
-    """Whoever answers. Where there is nobody, the output is free again: nothing has been done in it."""
-    try:
-        return open_dialogue(
-            config.endpoint_model if config.endpoint else config.model_spec,
-            config.endpoint,
-            slots=config.slots,
-            api_key_env=config.api_key_env,
-            concurrency=config.concurrency,
-            think=config.think,
-            style=config.toggle,
-            chat_template_kwargs=config.toggle is ToggleStyle.KWARGS,
-            dtype=config.dtype,
-            device=config.device,
-            progress=meter,
-        )
-    except BethinkError:
-        stamp = config.output / ".fingerprint.json"
-        if list(config.output.iterdir()) == [stamp]:
-            stamp.unlink()
-        raise
+    """Whoever answers."""
+    return open_dialogue(
+        config.endpoint_model if config.endpoint else config.model_spec,
+        config.endpoint,
+        slots=config.slots,
+        api_key_env=config.api_key_env,
+        concurrency=config.concurrency,
+        think=config.think,
+        style=config.toggle,
+        chat_template_kwargs=config.toggle is ToggleStyle.KWARGS,
+        dtype=config.dtype,
+        device=config.device,
+        progress=meter,
+    )
+
+
+def _free_if_empty(output: Path) -> None:
+    """Where nobody answered at all (no such model, a wrong URL or key), nothing has been done in the output: it is free again."""
+    traces = {output / name for name in (".fingerprint.json", SAMPLES, TIMING)}
+    samples = output / SAMPLES
+    if set(output.iterdir()) <= traces and not (samples.exists() and samples.stat().st_size):
+        for trace in traces:
+            trace.unlink(missing_ok=True)
 
 
 def _document(config: EvalConfig, plan: Plan, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.plan import Item, Key
 from bethink.verify.verdict import Verdict
 
+SAMPLES = "samples.jsonl"
 Row = dict[str, Any]
 
 

@@ -1,51 +1,48 @@
 """Problems from JSON Lines and Parquet files.
 
-Knows how to read rows and to say where a bad one stands; what the columns mean is the mapping's (`mappings.py`).
+Knows how to say where a bad row stands; reading rows is left to `core.rows`, what the columns mean to the mapping (`mappings.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bethink.core.config import nearest
 from bethink.core.errors import ConfigError, DataError
+from bethink.core.packed import SUFFIXES, known_formats
+from bethink.core.rows import Unreadable, read_rows
 from bethink.tasks.mappings import MAPPINGS, ColumnMapping, Mapped, MappingFunction, RowError
 from bethink.tasks.problem import Problem, ProblemSet
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
 
 def load_problems(
-    path: Path,
+    path: Path | Sequence[Path],
     mapping: MappingFunction | str,
     *,
-    limit: int | None = None,
     name: str | None = None,
     skip_bad: bool = False,
 ) -> ProblemSet:
-    """The problems of a file (or of every such file under a directory), in its order.
+    """The problems of a file (of every such file under a directory, of several files), in its order.
 
-    mapping: a name from MAPPINGS, or a function such as ColumnMapping(...). name: the task's name, by default the mapping's.
+    mapping: a name from MAPPINGS, or a function such as ColumnMapping(...). name: the task's name, by default the mapping's. A row
+    without an id of its own is called `row-N` after its place among all rows, so that ids are unique over all files.
     skip_bad: leave out rows that are no problems and count them in `dropped["bad"]`; by default the first one raises DataError with
     file, line and key. Raises ConfigError for an unknown mapping.
     """
     function = find_mapping(mapping) if isinstance(mapping, str) else mapping
     layout = mapping if isinstance(mapping, str) else "given"
-    name = name or task_name(mapping) or path.name.partition(".")[0]
+    paths = [path] if isinstance(path, Path) else path
+    name = name or task_name(mapping) or paths[0].name.partition(".")[0]
     problems: list[Problem] = []
     places: dict[str, str] = {}
-    bad = 0
-    for number, (where, row) in enumerate(_rows(path), 1):
-        if len(problems) == limit:
-            break
+    bad, first_fault = 0, ""
+    for number, (where, row) in enumerate(_rows(paths), 1):
         try:
             if not isinstance(row, dict):
-                raise RowError(str(row) if isinstance(row, _Unreadable) else "is not an object")
+                raise RowError(str(row) if isinstance(row, Unreadable) else "is not an object")
             mapped = function(row)
         except RowError as error:
             if not skip_bad:
@@ -54,6 +51,7 @@ def load_problems(
                     where=where,
                     fix="mend the row, choose another mapping, or leave bad rows out (--skip-bad)",
                 ) from error
+            first_fault = first_fault or f"{where}: {error}"
             bad += 1
             continue
         problem = _problem(name, mapped, number)
@@ -62,7 +60,8 @@ def load_problems(
         places[problem.id] = where
         problems.append(problem)
     if not problems:
-        raise DataError(f"holds no problems{f' ({bad:,} bad rows)' if bad else ''}", where=str(path))
+        faults = f" ({bad:,} bad rows, the first {first_fault})" if bad else ""
+        raise DataError(f"holds no problems{faults}", where=", ".join(map(str, paths)))
     return ProblemSet(name, tuple(problems), {"bad": bad} if skip_bad else {})
 
 
@@ -107,56 +106,17 @@ def _problem(name: str, mapped: Mapped, number: int) -> Problem:
     )
 
 
-class _Unreadable(str):
-    """What is wrong with a line that is no JSON."""
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(paths: Sequence[Path]) -> Iterator[tuple[str, Any]]:
     """(where it stands, the row) of every row. Raises DataError for a path that cannot be read."""
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
-        if not found:
-            raise DataError(f"holds no {', '.join(SUFFIXES)} file", where=str(path))
-        for file in found:
-            yield from _rows(file)
-        return
-    if not path.is_file():
-        raise DataError("file not found", where=str(path))
-    if path.name.endswith(".parquet"):
-        yield from _parquet_rows(path)
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _json_rows(path)
-    else:
-        raise DataError(
-            "not a file of problems", where=str(path), fix=f"known kinds of file: {', '.join(SUFFIXES)}"
-        )
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as handle:
-            for number, line in enumerate(handle, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield f"{path}:{number}", json.loads(line.decode("utf-8-sig"))
-                except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                    yield f"{path}:{number}", _Unreadable(f"not valid JSON ({error})")
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"cannot be unpacked: {error}", where=str(path)) from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a readable Parquet file: {error}", where=str(path)) from error
+    for path in paths:
+        if path.is_dir():
+            found = sorted(
+                file for file in path.rglob("*") if file.name.endswith(SUFFIXES) and file.is_file()
+            )
+            if not found:
+                raise DataError(
+                    "holds no file of rows", where=str(path), fix=f"known kinds: {known_formats()}"
+                )
+            yield from _rows(found)
+        else:
+            yield from read_rows(path)

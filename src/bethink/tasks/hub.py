@@ -5,15 +5,15 @@ Downloads the split's Parquet or JSON Lines files with huggingface_hub, into its
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bethink.core.errors import ConfigError, DataError
-from bethink.tasks.files import SUFFIXES, load_problems, task_name
+from bethink.core.packed import SUFFIXES
+from bethink.tasks.files import load_problems, task_name
 from bethink.tasks.mappings import MappingFunction
-from bethink.tasks.problem import Problem, ProblemSet
+from bethink.tasks.problem import ProblemSet
 
 _CONVERTED = "refs/convert/parquet"
 """Where the hub keeps a Parquet copy of data sets that are stored in another form."""
@@ -24,7 +24,6 @@ def load_hub(
     mapping: MappingFunction | str,
     *,
     split: str = "test",
-    limit: int | None = None,
     skip_bad: bool = False,
     endpoint: str | None = None,
 ) -> ProblemSet:
@@ -40,26 +39,7 @@ def load_hub(
     repo, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
     name = task_name(mapping) or parts[1]
     paths = _download(repo, config, split, revision or None, endpoint)
-    problems: list[Problem] = []
-    dropped: dict[str, int] = {}
-    for path in paths:
-        rest = None if limit is None else limit - len(problems)
-        if rest == 0:
-            break
-        loaded = load_problems(path, mapping, limit=rest, name=name, skip_bad=skip_bad)
-        offset = len(problems)
-        problems += [_renumbered(problem, offset) for problem in loaded]
-        for reason, count in loaded.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    return ProblemSet(name, tuple(problems), dropped)
-
-
-def _renumbered(problem: Problem, offset: int) -> Problem:
-    """The problem with a row number that counts on from the files before it."""
-    prefix, _, number = problem.id.rpartition("-")
-    if offset == 0 or prefix != "row" or not number.isdigit():
-        return problem
-    return dataclasses.replace(problem, id=f"row-{int(number) + offset}")
+    return load_problems(paths, mapping, name=name, skip_bad=skip_bad)
 
 
 def choose_files(files: Sequence[str], split: str, config: str | None) -> list[str]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from random import Random
 from typing import Any
 
+from bethink.core.numbers import decimal_text
 from bethink.core.seeds import derive_seed
 
 Row = dict[str, Any]
@@ -77,9 +79,10 @@ def text(row: Row, *names: str) -> str:
     found = value(row, *names)
     if isinstance(found, bool) or not isinstance(found, str | int | float):
         raise RowError(f"`{_name(row, names)}` must be a text, not {type(found).__name__}")
-    if not str(found).strip():
+    written = _written(found)
+    if not written.strip():
         raise RowError(f"`{_name(row, names)}` is empty")
-    return str(found)
+    return written
 
 
 def texts(row: Row, *names: str) -> list[str]:
@@ -89,7 +92,13 @@ def texts(row: Row, *names: str) -> list[str]:
         raise RowError(f"`{_name(row, names)}` must be a list of 2 to {len(LETTERS)} texts")
     if not all(isinstance(item, str | int | float) for item in found):
         raise RowError(f"`{_name(row, names)}` holds something that is not a text")
-    return [str(item) for item in found]
+    return [_written(item) for item in found]
+
+
+def _written(item: str | int | float) -> str:
+    if isinstance(item, float) and not isfinite(item):
+        raise RowError(f"{item} is no number to answer with")
+    return item if isinstance(item, str) else decimal_text(item)
 
 
 def _name(row: Row, names: Sequence[str]) -> str:
@@ -132,11 +141,17 @@ def gsm8k(row: Row) -> Mapped:
     return Mapped(text(row, "question"), gold.replace("$", ""), "math")
 
 
+_SOLUTIONS = ("solution", "Solution")
+
+
 def math500(row: Row) -> Mapped:
     """MATH-500 and other MATH layouts: the answer on its own, or only the solution, whose last \\boxed{} it is."""
-    answer = text(row, "answer") if "answer" in row else last_boxed(text(row, "solution", "Solution"))
-    if answer is None:
-        raise RowError("`solution` holds no \\boxed{} and there is no `answer`")
+    if row.get("answer") is None and any(row.get(name) is not None for name in _SOLUTIONS):
+        answer = last_boxed(text(row, *_SOLUTIONS))
+        if answer is None:
+            raise RowError("`solution` holds no \\boxed{} and there is no `answer`")
+    else:
+        answer = text(row, "answer")
     meta = {"subject": row.get("subject", row.get("type")), "level": row.get("level", row.get("difficulty"))}
     return Mapped(
         text(row, "problem", "question"),
@@ -147,16 +162,26 @@ def math500(row: Row) -> Mapped:
     )
 
 
+_BARE = r"(?:(?!\\[)\]]|\\boxed|\\fbox)(?:\\.|[^$\n]))+"
+_BOX = re.compile(rf"\\(?:boxed|fbox)(?:\s*(?=\{{)|\s+(?![{{$])(?P<bare>{_BARE}))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
 def last_boxed(solution: str) -> str | None:
-    """What stands in the last brace-balanced \\boxed{…} of a text."""
-    start = solution.rfind("\\boxed{")
-    if start < 0:
+    """What stands in the last box of a text: a brace-balanced \\boxed{…} or \\fbox{…}, or what follows a \\boxed without braces up to the
+    end of its formula or line, as MATH writes both (Hendrycks et al., arXiv 2103.03874). Escaped braces are part of the answer.
+    """
+    boxes = list(_BOX.finditer(solution))
+    if not boxes:
         return None
-    depth, begin = 0, start + len("\\boxed{")
-    for index in range(begin - 1, len(solution)):
-        depth += {"{": 1, "}": -1}.get(solution[index], 0)
-        if depth == 0:
-            return solution[begin:index].strip() or None
+    box = boxes[-1]
+    if box["bare"]:
+        return box["bare"].strip().rstrip(".,;") or None
+    depth = 0
+    for brace in _BRACE.finditer(solution, box.end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0 and brace[0] == "}":
+            return solution[box.end() + 1 : brace.start()].strip() or None
     return None
 
 

@@ -4,6 +4,9 @@ reasoning-gym builds item i of a data set from `Random(seed + i)`: seed 110 is s
 most of their problems. Here every split owns a region of seeds of its own (`first_seed`), and because small ranges repeat even
 between distant seeds, equal questions are dropped within a split and, through `exclude`, between splits.
 
+Some generators walk over sets of texts, and one draws from Python's shared random numbers: their problems would be others in each
+process. So problems are made in a process whose hashes are fixed (`steady.py`), the shared random numbers seeded for each item.
+
 The library takes two seconds to import and is imported inside the functions that need it.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 from collections.abc import Collection
 from typing import Any
 
@@ -18,6 +22,7 @@ from bethink.core.config import nearest
 from bethink.core.console import warn
 from bethink.core.errors import ConfigError
 from bethink.core.seeds import derive_seed
+from bethink.tasks import steady
 from bethink.tasks.problem import Problem, ProblemSet, question_key
 
 _ITEM_BITS = 20
@@ -62,7 +67,7 @@ def generate(
     config: dict[str, Any] | None = None,
     exclude: Collection[str] = (),
 ) -> ProblemSet:
-    """`size` different problems of the generator `name`.
+    """`size` different problems of the generator `name`, the same in every process.
 
     config:  the generator's own options; `level` (0, 1, …) sets its difficulty by its curriculum, other keys override that.
     exclude: question texts that must not appear (training questions, for a held-out split).
@@ -72,25 +77,41 @@ def generate(
     """
     if size < 1:
         raise ConfigError(f"{size} problems asked for: at least 1 is needed", where=name)
+    marks = frozenset(_mark(text) for text in exclude)
+    problems, shortage = steady.call(_make, name, size, seed, split, dict(config or {}), marks)
+    if shortage:
+        warn(shortage)
+    return problems
+
+
+def _mark(question: str) -> bytes:
+    """What stands for a question among those excluded, which may be a whole training set's: 16 bytes."""
+    return hashlib.sha256(question_key(question).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _make(
+    name: str, size: int, seed: int, split: str, config: dict[str, Any], excluded: Collection[bytes]
+) -> tuple[ProblemSet, str | None]:
+    """The problems, and what to warn of when there are fewer than `size`. excluded: marks of questions that must not appear."""
     most_draws = min(1 << _ITEM_BITS, max(10_000, 50 * size))
     start = first_seed(seed, split, name)
-    options, dataset = _dataset(name, dict(config or {}), seed=start, size=most_draws)
-    excluded = {question_key(text) for text in exclude}
+    options, dataset = _dataset(name, config, seed=start, size=most_draws)
     problems: list[Problem] = []
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     dropped = {"duplicate": 0, "excluded": 0}
     barren = 0
     for index in range(most_draws):
         if len(problems) == size or barren > max(_PATIENCE, 5 * len(seen)):
             break
+        _seed_shared_randomness(start + index)
         entry = _item(dataset, index, name, options)
-        key = question_key(entry["question"])
+        mark = _mark(entry["question"])
         barren += 1
-        if key in seen:
+        if mark in seen:
             dropped["duplicate"] += 1
             continue
-        seen.add(key)
-        if key in excluded:
+        seen.add(mark)
+        if mark in excluded:
             dropped["excluded"] += 1
             continue
         barren = 0
@@ -101,12 +122,21 @@ def generate(
             where=f"split {split}",
             fix="make its problems more varied (wider ranges), or exclude less",
         )
+    shortage = None
     if len(problems) < size:
-        warn(
+        shortage = (
             f"{name} ({split}): only {len(problems):,} of {size:,} problems found after {index:,} draws; its range is used up "
             f"({dropped['duplicate']:,} repeats, {dropped['excluded']:,} excluded)"
         )
-    return ProblemSet(name, tuple(problems), dropped)
+    return ProblemSet(name, tuple(problems), dropped), shortage
+
+
+def _seed_shared_randomness(seed: int) -> None:
+    """For the generators that draw from the random numbers of the whole process instead of their own."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
 
 
 def _item(dataset: Any, index: int, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +147,7 @@ def _item(dataset: Any, index: int, name: str, options: dict[str, Any]) -> dict[
         raise ConfigError(
             f"`{name}` cannot make a problem with these options: {type(error).__name__}: {error}",
             where=f"{name}: {options}",
+            fix=_of_another_type(name, options),
         ) from error
     return entry
 
@@ -158,7 +189,24 @@ def _dataset(name: str, config: dict[str, Any], *, seed: int, size: int) -> tupl
     try:
         return options, create_dataset(name, **options, seed=seed, size=size)
     except (AssertionError, TypeError, ValueError) as error:
-        raise ConfigError(f"`{name}` refuses these options: {error}", where=f"{name}: {options}") from error
+        raise ConfigError(
+            f"`{name}` refuses these options: {error}",
+            where=f"{name}: {options}",
+            fix=_of_another_type(name, options),
+        ) from error
+
+
+def _of_another_type(name: str, options: dict[str, Any]) -> str | None:
+    """Which options are of another type than their defaults: the likely reason why a generator fails."""
+    from reasoning_gym.factory import DATASETS
+
+    usual = {field.name: field.default for field in dataclasses.fields(DATASETS[name][1])}
+    strange = [
+        f"`{key}` is {value!r}, its default is {usual[key]!r}"
+        for key, value in options.items()
+        if isinstance(usual.get(key), bool | int | float | str) and type(value) is not type(usual[key])
+    ]
+    return "; ".join(strange) or None
 
 
 def _at_level(name: str, level: Any, known: list[str]) -> dict[str, Any]:

@@ -14,12 +14,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bethink.core.config import nearest
+from bethink.core.config import nearest, parse_yaml
 from bethink.core.errors import ConfigError
+from bethink.core.packed import SUFFIXES, known_formats
 from bethink.core.seeds import derive_seed
-from bethink.tasks.files import SUFFIXES, load_problems
+from bethink.tasks.files import load_problems
 from bethink.tasks.hub import load_hub
 from bethink.tasks.mappings import MAPPINGS
 from bethink.tasks.problem import Problem, ProblemSet, question_key
@@ -69,6 +68,11 @@ def load_tasks(
     if "/" in name or Path(name).is_dir():
         _need_mapping(rest, spec)
         return _sampled(load_problems(Path(name), rest, skip_bad=skip_bad), size, seed, exclude)
+    if Path(name).suffix:
+        raise ConfigError(
+            f"`{name}` is neither a generator nor a file of rows",
+            fix=f"known kinds of file: {known_formats()}",
+        )
     if size is None:
         raise ConfigError(f"`{name}` makes as many problems as it is asked for", fix="say how many (--size)")
     return generate(name, size, seed=seed, split=split, config=parse_options(rest, spec), exclude=exclude)
@@ -84,9 +88,9 @@ def parse_options(text: str, where: str) -> dict[str, Any]:
                 f"`{part}` is not an option", where=where, fix="write key=value, separated by commas"
             )
         try:
-            options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"cannot read the value of `{key}`: {value!r}", where=where) from error
+            options[key.strip()], _ = parse_yaml(value, where)
+        except ConfigError as error:
+            raise ConfigError(f"cannot read the value of `{key}`: {value[:200]!r}", where=where) from error
     return options
 
 
