@@ -142,11 +142,36 @@ def test_a_broken_template_is_named_with_its_line():
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% set ns = namespace() %}{% set ns.__class__ = 1 %}", "__class__"),
+        ("{{ messages[0].content.index('zzz') }}", "substring not found"),
+        ("{{ 1 / (messages | length - 4) }}", "division by zero"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
     ],
 )
 def test_a_template_that_refuses_or_misbehaves_is_an_error_of_ours(source, said):
     with pytest.raises(TemplateError, match=said):
         ChatTemplate(source, {}, "t").render(TURNS, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("source", ["{{ " + "(" * 20_000 + " }}", "{{ " + "1" * 5000 + " }}"])
+def test_a_template_that_cannot_be_compiled_is_an_error_of_ours(source):
+    with pytest.raises(TemplateError, match=r"cannot be compiled|not valid Jinja"):
+        ChatTemplate(source, {}, "t")
+
+
+def test_a_template_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(TemplateError, match="not valid UTF-8") as caught:
+        ChatTemplate.load(tmp_path)
+    assert caught.value.where == str(tmp_path / "chat_template.jinja")
+
+
+@pytest.mark.parametrize(
+    "named", [[], [5], [{"name": "default"}], [{"template": "a"}], [{"name": ["default"]}]]
+)
+def test_named_templates_without_a_default_text_are_refused(tmp_path, named):
+    with pytest.raises(TemplateError, match="none of the chat templates"):
+        ChatTemplate.load(write_config(tmp_path, chat_template=named))
 
 
 def test_the_date_can_be_set_and_does_not_change_under_way(monkeypatch):

@@ -111,6 +111,16 @@ def test_the_hash_follows_the_vocabulary_and_the_template(tiny_tokenizer_dir, tm
     assert len(hashes) == 3
 
 
+def test_the_hash_follows_the_special_tokens_that_a_template_may_print(make_tokenizer_dir):
+    template = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    one, other = (
+        ChatTokenizer.load(make_tokenizer_dir(template, bos=bos)) for bos in ("<|im_start|>", "<|im_end|>")
+    )
+    asked = [{"role": "user", "content": "Hi"}]
+    assert one.render(asked, add_generation_prompt=True) != other.render(asked, add_generation_prompt=True)
+    assert one.hash != other.hash
+
+
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path, make_tokenizer_dir):
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ModelError, match=r"no tokenizer\.json"):
@@ -128,6 +138,18 @@ def test_broken_side_files_are_errors_of_ours(tiny_tokenizer_dir, tmp_path):
         (directory / name).write_text("{", encoding="utf-8")
         with pytest.raises(BethinkError, match="not valid JSON"):
             _ = ChatTokenizer.load(directory).stop_ids
+        (directory / name).write_text("[]", encoding="utf-8")
+        with pytest.raises(BethinkError, match="expected an object"):
+            _ = ChatTokenizer.load(directory).stop_ids
+
+
+@pytest.mark.parametrize("eos", ["x", {"id": 1}, [1, "x"], [[1]], 1.5])
+def test_an_end_of_text_that_is_no_token_id_is_named(tiny_tokenizer_dir, tmp_path, eos):
+    directory = shutil.copytree(tiny_tokenizer_dir, tmp_path / "model")
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
+    with pytest.raises(ModelError, match="eos_token_id") as caught:
+        _ = ChatTokenizer.load(directory).stop_ids
+    assert caught.value.where == str(directory / "generation_config.json")
 
 
 def test_loading_needs_neither_torch_nor_transformers(tiny_tokenizer_dir):

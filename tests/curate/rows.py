@@ -59,6 +59,8 @@ DEFECTS: dict[str, tuple[str, str, Spoil]] = {
     "blank": ("any", "blank_line", _bytes(lambda _: b"   ")),
     "broken utf8": ("any", "bad_utf8", _bytes(lambda line: line[:60] + b"\xff\xfe" + line[60:])),
     "half a surrogate": ("any", "bad_utf8", _set(output="half of a pair: \ud83d")),
+    "half a surrogate in a tag": ("any", "bad_utf8", _set(used_in_training=["Nano", "\ud83d"])),
+    "half a surrogate in a label": ("any", "bad_utf8", _set(license="\ud83d")),
     "array": ("any", "not_an_object", _bytes(lambda line: b"[" + line + b"]")),
     "string": ("any", "not_an_object", _bytes(lambda _: b'"a row"')),
     "no output": ("any", "missing_field", _without("output")),
@@ -74,6 +76,7 @@ DEFECTS: dict[str, tuple[str, str, Spoil]] = {
     "category an object": ("any", "wrong_type", _set(category={"a": 1})),
     "no messages": ("any", "empty_input", _set(input=[])),
     "blank question": ("any", "empty_input", _asked_in(" \n ")),
+    "nothing but a toggle asked": ("off", "empty_input", _asked_in("/no_think")),
     "other model": ("any", "trained_by", _set(used_in_training=["Super", "Ultra"])),
     "no model": ("any", "trained_by", _set(used_in_training=[])),
     "other mode said": ("on", "mode_mismatch", _set(system_prompt="detailed thinking off")),
@@ -101,11 +104,21 @@ DEFECTS: dict[str, tuple[str, str, Spoil]] = {
             )
         ),
     ),
+    "box before the thinking": (
+        "on",
+        "boxed",
+        _output(lambda text: "So \\boxed{5} it is. " + text.replace("answer is \\boxed", "answer is ")),
+    ),
     "no answer": ("on", "boxed", _output(lambda text: text.partition("</think>")[0] + "</think>\n \n")),
     "no chat answer": (
         "chat on",
         "empty_answer",
         _output(lambda text: text.partition("</think>")[0] + "</think>\n \n"),
+    ),
+    "answer before the thinking": (
+        "chat on",
+        "empty_answer",
+        _output(lambda text: "It is \\boxed{5}. " + text.partition("</think>")[0] + "</think>\n \n"),
     ),
     "german question": ("any", "language", _asked_in(_GERMAN)),
     "russian output": ("off", "language", _output(lambda text: f"{_RUSSIAN} {_RUSSIAN} {text}")),

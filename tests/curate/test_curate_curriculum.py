@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bethink.curate.curriculum import Curriculum, position, shares, thin
+from bethink.curate.report import _histogram
 from bethink.curate.spill import KEPT, KEY_FIELDS, REASONS
 
 _counts = st.integers(0, 80)
@@ -117,6 +118,28 @@ def test_verdicts_and_places_agree_with_a_plain_sort(
     assert sorted(found[1][kept].tolist()) == list(range(taken))
     assert cuts[0] == 0
     assert cuts == sorted(set(cuts))
+
+
+def test_percentiles_need_no_sort_of_all_rows_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bethink.curate.curriculum.MEMORY_LIMIT", "24MB")
+    rng = np.random.default_rng()
+    tokens = [rng.integers(1, 16_000, 60_000) for _ in range(8)]
+    with Curriculum(tmp_path) as curriculum:
+        for index, lengths in enumerate(tokens):
+            keys = keys_of(rng, len(lengths), on=1.0)
+            keys["verdict"], keys["tokens"] = KEPT, lengths
+            curriculum.add(index, keys)
+        curriculum.arrange(dedup=False, on_per_off=None, max_samples=None)
+        found = _histogram(curriculum, "tokens")
+    values = np.sort(np.concatenate(tokens))
+    for name, share in (("p5", 0.05), ("p50", 0.5), ("p95", 0.95), ("max", 1.0)):
+        assert found["on"][name] == values[int(np.ceil(share * len(values))) - 1]
+    assert found["on"]["mean"] == round(values.mean(), 2)
+    assert found["off"] == {
+        "count": 0, "mean": None, "p5": None, "p50": None, "p95": None, "max": None, "bins": [],
+    }  # fmt: skip
 
 
 def test_any_window_has_the_share_of_the_whole() -> None:

@@ -38,6 +38,7 @@ def test_rules_are_asked_in_the_order_they_are_reported() -> None:
         license="b",
         generator="c",
         version="d",
+        difficulty="field:rating",
     )
     assert [rule.name for rule in build_filters(config, _judge)] == list(SAMPLE_FILTERS)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +21,10 @@ from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.errors import BethinkError, DataError, OutputError
 from bethink.core.files import read_json, read_jsonl
 from bethink.curate.config import CurateConfig
-from bethink.curate.pipeline import check, curate, run
+from bethink.curate.pipeline import _claim, _explain_disk, check, curate, run
+from bethink.curate.read import find_inputs
 from bethink.curate.report import MEANING, Report
+from bethink.curate.spill import Header, read_block, write_block
 from curate.rows import expected_reason, row, write_rows
 
 ROWS = 600
@@ -367,6 +372,8 @@ def test_options_that_mean_nothing_are_refused() -> None:
         {"difficulty": "length"},
         {"max_tokens": 0},
         {"input": []},
+        {"input": ""},
+        {"input": ["a", ""]},
     ):
         with pytest.raises(ValueError, match=r"on_off_ratio|difficulty|max_tokens|input"):
             CurateConfig(**{**good, **bad})
@@ -376,6 +383,74 @@ def test_the_result_of_a_failed_check_is_a_bethink_error(done: tuple[Path, Repor
     broken = done[1].model_copy(update={"broken_files": ["a.jsonl.gz"]})
     with pytest.raises(BethinkError):
         check(broken, config(tmp_path, tmp_path, tmp_path))
+
+
+def test_a_row_without_a_difficulty_does_not_take_its_good_repeat_with_it(
+    tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    good = row(1, "off")
+    rows = [{name: value for name, value in good.items() if name != "rating"}, good, good]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    for block_bytes in (1, 1 << 20):
+        output = tmp_path / f"out{block_bytes}"
+        report = curate(
+            config(
+                tmp_path / "a.jsonl",
+                output,
+                tiny_tokenizer_dir,
+                difficulty="field:rating",
+                block_bytes=block_bytes,
+            )
+        )
+        assert {name: count for name, count in report.reasons.items() if count} == {
+            "no_difficulty": 1,
+            "duplicate": 1,
+        }
+        assert [record["source"] for record in kept(output)] == ["a.jsonl:2"]
+
+
+def test_two_processes_never_write_one_output(plain: Path, tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    options = config(plain, tmp_path / "out", tiny_tokenizer_dir)
+    holder = (
+        "import sys, time; from pathlib import Path; from bethink.core.files import only_process\n"
+        "with only_process(Path(sys.argv[1]), '.work/lock'): print('held', flush=True); time.sleep(60)"
+    )
+    _claim(options, find_inputs(options.input), ChatTokenizer.load(tiny_tokenizer_dir))
+    resumed = options.model_copy(update={"resume": True})
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(options.output)], stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="another process") as caught:
+            curate(resumed)
+        other.kill()
+    assert caught.value.where == str(options.output)
+    assert curate(resumed).rows.read == 200
+    assert not (options.output / ".work").exists()
+
+
+def test_what_a_detail_quotes_can_always_be_written(tmp_path: Path) -> None:
+    header = Header(file=0, rows=1, rejects=[(0, "template", "half of a pair: \ud83d")])
+    write_block(tmp_path / "block", header, [], [])
+    ((_, _, detail),) = read_block(tmp_path / "block").header.rejects
+    assert detail.encode() == b"half of a pair: ?"
+
+
+def test_too_little_memory_for_sorting_is_told_from_a_full_disk(tmp_path: Path) -> None:
+    for said, fix in (
+        (
+            "Out of Memory Error: could not allocate block of size 256.0 KiB (183.0 MiB/183.1 MiB used)",
+            "fewer rows",
+        ),
+        (
+            "Out of Memory Error: failed to offload data block\n'max_temp_directory_size' setting",
+            "free some space",
+        ),
+    ):
+        with pytest.raises(OutputError) as caught, _explain_disk(tmp_path):
+            raise duckdb.OutOfMemoryException(said)
+        assert fix in str(caught.value.fix)
 
 
 def test_rows_for_a_model_with_other_tags_are_written_in_them(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bethink.core.errors import DataError
+from bethink.core.errors import DataError, OutputError
 from bethink.curate import read
 from bethink.curate.read import find_inputs, plan_blocks, read_rows
 from bethink.curate.schema import Drop
@@ -154,7 +157,74 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert labels == [(root / "rows.jsonl").as_posix() for root in roots]
 
 
-@pytest.mark.parametrize("name", ["missing", "notes.txt", "empty"])
+def test_linked_directories_are_read_and_none_twice(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    write(root / "own" / "one.jsonl", b"1")
+    write(elsewhere / "deep" / "two.jsonl", b"2")
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "deep" / "loop").symlink_to(root)
+    (elsewhere / "self").symlink_to(elsewhere)
+    (root / "twice").symlink_to(root / "own")
+    (root / ".hidden").symlink_to(root / "own")
+    assert [file.label for file in find_inputs([root])] == ["linked/deep/two.jsonl", "own/one.jsonl"]
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jsonl", "b.json", "c.jsonl.bz2", ".hidden.json", ".git/d.json"):
+        write(tmp_path / name, b"")
+    (tmp_path / "e.jsonl").symlink_to(tmp_path / "nowhere")
+    assert [file.label for file in find_inputs([tmp_path])] == ["a.jsonl"]
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("b.json", "c.jsonl.bz2", "e.jsonl"))
+    assert not any(name in said for name in ("a.jsonl", ".hidden.json", "d.json"))
+    find_inputs([tmp_path], ["a.js"])
+    assert capsys.readouterr().err == ""
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(DataError) as caught:
+        find_inputs([tmp_path])
+    assert "b.json" in str(caught.value.fix)
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.jsonl", b"")
+    locked = write(tmp_path / "locked" / "b.jsonl", b"").parent
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="Permission denied") as caught:
+        find_inputs([tmp_path])
+    assert caught.value.where == str(locked)
+
+
+def test_a_name_that_is_no_text_is_written_as_text(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jsonl", "wb") as handle:
+        handle.write(b"one\n")
+    (file,) = find_inputs([tmp_path])
+    assert file.label == "caf\ufffd.jsonl"
+    assert rows_of([tmp_path]) == [b"one"]
+
+
+def test_a_temporary_file_without_room_is_no_fault_of_the_input(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{"input": str(number), "output": "x" * 40} for number in range(20_000)])
+    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    packed = write(tmp_path / "b.parquet.gz", gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="temporary file") as caught:
+            rows_of([packed])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "TMPDIR" in str(caught.value.fix)
+    assert len(rows_of([packed])) == 20_000
+
+
+@pytest.mark.parametrize("name", ["missing", "notes.txt", "empty", "~no-such-user-here", "a" * 300])
 def test_inputs_that_cannot_be_used_are_named(tmp_path: Path, name: str) -> None:
     write(tmp_path / "notes.txt", b"")
     (tmp_path / "empty").mkdir()

@@ -101,6 +101,23 @@ def test_a_system_prompt_of_the_users_own_is_kept_once() -> None:
         assert len(found.messages) == 2
 
 
+def test_a_question_that_is_nothing_but_a_toggle_is_empty() -> None:
+    for asked in ("/no_think", " /think ", [{"role": "user", "content": "/no_think"}]):
+        found = read_row({**row(1), "input": asked})
+        assert isinstance(found, Drop)
+        assert (found.reason, found.detail) == ("empty_input", "the last user message is empty")
+    assert sample(input="How many? /no_think").messages == [{"role": "user", "content": "How many?"}]
+
+
+def test_the_answer_is_what_stands_after_the_thinking() -> None:
+    for output, answer in (
+        ("Four.", "Four."),
+        ("<think>a</think>Four.", "Four."),
+        ("Four. <think>a</think>", ""),
+    ):
+        assert sample(output=output).answer == answer
+
+
 def test_the_difficulty_is_a_finite_number_or_none() -> None:
     for value, expected in (
         (3, 3.0),

@@ -117,7 +117,7 @@ def test_the_recipes_sampling_defaults() -> None:
 
 
 def test_faults_are_said_before_any_work(dialogue, tiny_model_dir, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="unknown dtype"):
+    with pytest.raises(ConfigError, match="unknown number format"):
         open_dialogue(str(tiny_model_dir), dtype="float33")
     with pytest.raises(BethinkError):
         open_dialogue(str(tmp_path / "nowhere"))

@@ -156,3 +156,22 @@ def test_tokens_of_no_probability_are_never_drawn(uniform: float) -> None:
         )
         assert ((token_B >= 300) & (token_B < 310)).all()
         assert torch.allclose(logprob_B, torch.tensor(-math.log(10.0)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(0, 1e-5, exclude_max=True),
+    st.sampled_from([0, 5]),
+    st.sampled_from([1.0, 0.9]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_temperature_that_is_next_to_nothing_is_greedy_and_leaves_the_neighbours_alone(
+    temperature: float, top_k: int, top_p: float, seed: int
+) -> None:
+    logits_BV = torch.randn(3, 700, generator=torch.Generator().manual_seed(seed)) * 5
+    warm = SamplingParams(1, 1.0)
+    uniform_B = torch.full((3,), 0.999, dtype=torch.float64)
+    token_B, _ = draw(logits_BV, rules(warm, SamplingParams(1, temperature, top_p, top_k), warm), uniform_B)
+    assert token_B[1] == logits_BV[1].argmax()
+    alone_B, _ = draw(logits_BV[::2].clone(), rules(warm, warm), uniform_B[::2])
+    assert token_B[::2].tolist() == alone_B.tolist()

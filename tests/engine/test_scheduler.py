@@ -78,3 +78,29 @@ def test_dropped_rows_leave_wherever_they_were() -> None:
     scheduler.drop(lambda _: True)
     assert scheduler.active == scheduler.waiting == 0
     assert scheduler.admit() == []
+
+
+def test_new_prompts_are_begun_together_and_known_ones_at_once() -> None:
+    scheduler = Scheduler(64, None)
+    rows = [row(n, prompt=n + 1, limit=9) for n in range(80)]
+    for each in rows:
+        scheduler.add(each)
+    assert sum(len(admission.rows) for admission in scheduler.admit()) == 64
+    for slot in range(7):
+        scheduler.release(slot)
+        assert not scheduler.admit(), "fewer than an eighth are free, and more wait"
+    scheduler.release(7)
+    assert sum(len(admission.rows) for admission in scheduler.admit()) == 8
+    for slot in range(10, 18):
+        scheduler.release(slot)
+    assert sum(len(admission.rows) for admission in scheduler.admit()) == 8
+    late = row(99, prompt=99, limit=9)
+    scheduler.release(20)
+    scheduler.add(late)
+    assert [each for admission in scheduler.admit() for _, each in admission.rows] == [late], (
+        "nobody else waits"
+    )
+    scheduler.release(20)
+    scheduler.add(row(100, prompt=99, limit=9))
+    scheduler.add(row(101, prompt=101, limit=9))
+    assert [admission.known for admission in scheduler.admit()] == [True]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,8 +26,9 @@ from transformers import (
     Starcoder2Config,
 )
 
-from bethink.core.errors import ModelError
+from bethink.core.errors import BethinkError, ModelError
 from bethink.core.files import cache_dir
+from bethink.models import conversion
 from bethink.models.gguf_file import rename
 from bethink.models.load import load_model
 from bethink.models.locate import locate
@@ -306,6 +309,99 @@ def test_a_half_made_directory_is_never_used(tiny_tokenizer_dir: Path, tmp_path:
     (directory / "manifest.json").unlink()
     (directory / "model.safetensors").write_bytes(b"half")
     load_model(locate(str(path)), dtype=torch.float32, device="cpu")
+
+
+def test_a_model_damaged_in_the_cache_says_which_directory_to_remove(
+    tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", make_model(LlamaConfig, tiny_tokenizer_dir), tiny_tokenizer_dir)
+    directory = locate(str(path)).directory
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="cut short") as caught:
+        locate(str(path))
+    assert str(caught.value.fix).startswith(f"remove {directory}")
+    shutil.rmtree(directory)
+    load_model(locate(str(path)), dtype=torch.float32, device="cpu")
+
+
+def test_what_an_older_converter_made_is_made_again(
+    tiny_tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", make_model(LlamaConfig, tiny_tokenizer_dir), tiny_tokenizer_dir)
+    manifest = locate(str(path)).directory / "manifest.json"
+    made = manifest.stat().st_mtime_ns
+    monkeypatch.setattr(conversion, "FORMAT", conversion.FORMAT + 1)
+    locate(str(path))
+    assert manifest.stat().st_mtime_ns > made
+    assert json.loads(manifest.read_text())["format"] == conversion.FORMAT
+
+
+def _without_tokens(writer: gguf.GGUFWriter) -> None:
+    writer.kv_data[0].pop("tokenizer.ggml.tokens")
+
+
+def _set(name: str, value: object) -> Callable[[gguf.GGUFWriter], None]:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0][name].value = value
+
+    return change
+
+
+DAMAGE = {
+    "no tokens": _without_tokens,
+    "tokens that are numbers": lambda w: (_without_tokens(w), w.add_array("tokenizer.ggml.tokens", [1, 2])),
+    "merges of unknown tokens": _set("tokenizer.ggml.merges", ["no such", "tokens here"]),
+    "merges without a space": _set("tokenizer.ggml.merges", ["nospace"]),
+    "fewer types than tokens": _set("tokenizer.ggml.token_type", [1, 1]),
+    "a bos beyond the tokens": _set("tokenizer.ggml.bos_token_id", 4_000_000),
+    "heads that do not divide": _set("llama.attention.head_count", 7),
+    "no heads": _set("llama.attention.head_count", 0),
+    "parts that are a word": lambda w: w.add_string("split.count", "some"),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+def test_contents_that_make_no_model_are_named_with_the_file(
+    tiny_tokenizer_dir: Path, tmp_path: Path, change: Callable[[gguf.GGUFWriter], None]
+) -> None:
+    model = make_model(LlamaConfig, tiny_tokenizer_dir)
+    path = write_gguf(tmp_path / "m.gguf", model, tiny_tokenizer_dir, change=change)
+    with pytest.raises(ModelError) as caught:
+        locate(str(path))
+    assert caught.value.where == str(path)
+
+
+def test_any_damage_is_an_error_of_ours_or_none(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    model = make_model(LlamaConfig, tiny_tokenizer_dir)
+    whole = write_gguf(tmp_path / "m.gguf", model, tiny_tokenizer_dir).read_bytes()
+    seed = random.randrange(1 << 30)
+    draw = random.Random(seed)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice([1, 2, 4])):
+            damaged[draw.randrange(4, draw.choice([2500, 20_000]))] = draw.choice(
+                [0, 1, 255, draw.randrange(256)]
+            )
+        (tmp_path / "m.gguf").write_bytes(damaged)
+        try:
+            locate(str(tmp_path / "m.gguf"))
+        except BethinkError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+def test_weights_that_another_familys_file_lacks_are_not_made_up(
+    tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    def drop(writer: gguf.GGUFWriter) -> None:
+        writer.tensors[0].pop("blk.1.ffn_up.weight")
+
+    model = make_model(Starcoder2Config, tiny_tokenizer_dir, tie_word_embeddings=True)
+    path = write_gguf(tmp_path / "m.gguf", model, tiny_tokenizer_dir, change=drop)
+    with pytest.raises(ModelError, match=r"lacks 1 of the model's tensors.*layers\.1"):
+        locate(str(path))
 
 
 def test_a_large_model_is_written_in_shards(

@@ -159,6 +159,35 @@ def test_weights_that_do_not_fit_the_config_are_refused(tiny_model_dir: Path, tm
         load(directory)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "abc"},
+        {"hidden_size": 0},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 5},
+        {"vocab_size": -1},
+        {"dtype": "float99"},
+        {"rms_norm_eps": None},
+        {"model_type": 5},
+        {"hidden_act": "nonesuch"},
+        {"rope_parameters": {"rope_type": "zz"}},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "x"}},
+        {"num_hidden_layers": 1.5},
+    ],
+    ids=str,
+)
+def test_a_config_that_describes_no_model_is_an_error_of_ours(
+    tiny_model_dir: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    directory = Path(shutil.copytree(tiny_model_dir, tmp_path / "m"))
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ModelError, match="cannot build this model|cannot load") as caught:
+        load(directory)
+    assert str(directory) in str(caught.value.where)
+
+
 def test_code_that_comes_with_a_model_is_not_run(tiny_model_dir: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(tiny_model_dir, tmp_path / "m"))
     (directory / "evil.py").write_text(

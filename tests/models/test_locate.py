@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bethink.core.errors import ModelError
+from bethink.core.errors import BethinkError, ModelError
 from bethink.models.locate import ModelFiles, locate
 
 
@@ -79,6 +80,12 @@ def test_the_tokenizer_alone_is_enough_where_no_weights_are_asked_for(tiny_token
         ("", "no model", "directory"),
         ("+x", "not a model", "MODEL"),
         ("smollm2-135m+/no/such/adapter", "adapter directory does not exist", "after `+`"),
+        ("~no-such-user-here/x", "home of a user who is not known", "directory"),
+        ("smollm2-135m+~no-such-user-here/x", "home of a user who is not known", "directory"),
+        ("foo/bar..baz", "no model `foo/bar..baz`", "owner/name"),
+        ("foo/bar--baz", "no model `foo/bar--baz`", "owner/name"),
+        ("a" * 300, "too long", "smollm2-135m"),
+        (f"smollm2-135m+{'a' * 300}", "too long", "smollm2-135m"),
     ],
 )
 def test_a_spec_that_means_nothing_is_answered_with_what_would(spec: str, what: str, fix: str) -> None:
@@ -182,6 +189,56 @@ def test_a_config_that_is_not_json_is_refused(model_dir: Path) -> None:
     (model_dir / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not valid JSON"):
         locate(str(model_dir))
+
+
+def test_a_config_nested_without_end_is_refused(model_dir: Path) -> None:
+    for text in ("[" * 100_000, '{"vocab_size": ' + "1" * 5000 + "}"):
+        (model_dir / "config.json").write_text(text)
+        with pytest.raises(ModelError, match="not valid JSON"):
+            locate(str(model_dir))
+
+
+def test_architectures_of_any_shape_are_no_crash(model_dir: Path) -> None:
+    for value in ({}, {"a": 1}, [5], 5, "LlamaForCausalLM"):
+        change_config(model_dir, architectures=value)
+        with suppress(ModelError):
+            locate(str(model_dir))
+
+
+def test_an_adapters_settings_that_are_no_object_are_refused(adapter_dir: Path) -> None:
+    (adapter_dir / "adapter_config.json").write_text("[]")
+    with pytest.raises(BethinkError, match="expected an object"):
+        locate(str(adapter_dir))
+    with pytest.raises(ModelError, match="expected an object"):
+        locate(f"smollm2-135m+{adapter_dir}")
+
+
+def test_a_hub_models_weights_are_fetched_after_its_config_was_looked_at(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, fetched = tmp_path / "snapshot", []
+    snapshot.mkdir()
+
+    def snapshot_download(_: str, allow_patterns: list[str]) -> str:
+        names = {path.name for pattern in allow_patterns for path in model_dir.glob(pattern)}
+        fetched.extend(sorted(names - {path.name for path in snapshot.iterdir()}))
+        for name in names:
+            shutil.copyfile(model_dir / name, snapshot / name)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    whole = (model_dir / "config.json").read_text()
+    change_config(model_dir, model_type="bert", architectures=["BertForMaskedLM"])
+    with pytest.raises(ModelError, match="an encoder"):
+        locate("some-owner/some-model")
+    assert "config.json" in fetched
+    assert "model.safetensors" not in fetched
+
+    (model_dir / "config.json").write_text(whole)
+    assert locate("some-owner/some-model", weights=False).directory == snapshot
+    assert "model.safetensors" not in fetched
+    assert locate("some-owner/some-model").directory == snapshot
+    assert fetched[-1] == "model.safetensors"
 
 
 def test_a_file_inside_a_model_directory_points_to_the_directory(model_dir: Path) -> None:

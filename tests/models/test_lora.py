@@ -245,12 +245,16 @@ THEIRS = {
 
 
 def peft_adapter(base: Path, directory: Path, **settings: object) -> nn.Module:
+    """An adapter of PEFT's that does something, saved in `directory`."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
-    model = get_peft_model(
-        plain(base), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)
-    )
+    settings = {"init_lora_weights": False, **settings}
+    model = get_peft_model(plain(base), LoraConfig(task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.02)
     model.save_pretrained(directory)
     return model.eval()  # type: ignore[no-any-return]
 
@@ -284,6 +288,69 @@ def test_what_we_do_not_compute_is_refused_by_name(
     peft_adapter(tiny_model_dir, tmp_path, target_modules=["q_proj"], **settings)
     with pytest.raises(ModelError, match=named):
         load_adapter(base_model(tiny_model_dir), tmp_path)
+
+
+@pytest.mark.parametrize("start", [True, "gaussian", "orthogonal", "mica"])
+def test_an_adapter_that_left_the_base_weights_alone_is_loaded_however_it_began(
+    tiny_model_dir: Path, tmp_path: Path, start: bool | str
+) -> None:
+    theirs = peft_adapter(tiny_model_dir, tmp_path, target_modules="all-linear", r=4, init_lora_weights=start)
+    ours = base_model(tiny_model_dir)
+    load_adapter(ours, tmp_path)
+    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_that_began_by_changing_the_base_weights_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, start: str
+) -> None:
+    theirs = peft_adapter(tiny_model_dir, tmp_path, target_modules="all-linear", r=4, init_lora_weights=start)
+    with pytest.raises(ModelError, match=f'init_lora_weights` = "{start}", which changes the base') as caught:
+        load_adapter(base_model(tiny_model_dir), tmp_path)
+    assert "path_initial_model_for_weight_conversion" in str(caught.value.fix)
+    # Merged by PEFT, as the error says, it can be used.
+    theirs.merge_and_unload().save_pretrained(tmp_path / "merged")  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(logits(base_model(tmp_path / "merged")), logits(theirs), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 0},
+        {"lora_alpha": None},
+        {"lora_alpha": -8},
+        {"lora_alpha": float("inf")},
+        {"r": None},
+        {"r": 0},
+        {"lora_dropout": 1.0},
+        {"lora_dropout": "x"},
+        {"alpha_pattern": {"q_proj(": 3}},
+        {"alpha_pattern": {"q_proj": 0}},
+        {"alpha_pattern": [1]},
+        {"target_modules": "("},
+        {"target_modules": 7},
+        {"use_rslora": "perhaps"},
+        {"init_lora_weights": ["loftq"]},
+    ],
+    ids=str,
+)
+def test_a_setting_that_makes_no_sense_is_named(
+    tiny_model_dir: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    path = saved(tiny_model_dir, tmp_path) / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(ModelError, match=next(iter(settings))) as caught:
+        load_adapter(base_model(tiny_model_dir), tmp_path)
+    assert str(path) in str(caught.value.where)
+
+
+def test_tensors_that_are_no_matrices_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = saved(tiny_model_dir, tmp_path) / "adapter_model.safetensors"
+    weights = load_file(path)
+    for spoil in (torch.zeros(4), torch.zeros(0, 64), torch.zeros(())):
+        save_file({**weights, next(iter(weights)): spoil}, path)
+        with pytest.raises(ModelError, match="no pair of matrices"):
+            load_adapter(base_model(tiny_model_dir), tmp_path)
 
 
 def saved(tiny_model_dir: Path, directory: Path) -> Path:

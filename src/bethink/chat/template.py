@@ -26,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from bethink.core.errors import TemplateError
-from bethink.core.files import read_json
+from bethink.core.files import read_object
 from bethink.tasks.problem import Message
 
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -49,31 +49,36 @@ class ChatTemplate:
             raise TemplateError(
                 f"the chat template is not valid Jinja: {error.message}", where=f"{name}:{error.lineno}"
             ) from error
+        except Exception as error:  # nested too deeply, or a number of thousands of digits
+            raise TemplateError(f"the chat template cannot be compiled: {error}", where=name) from error
 
     @classmethod
     def load(cls, directory: Path) -> ChatTemplate:
         """The template of the model in `directory`: chat_template.jinja, else `chat_template` in tokenizer_config.json.
 
-        Raises TemplateError when there is none.
+        Raises TemplateError when there is none that can be read, DataError for another file that cannot be.
         """
         config_file, template_file = directory / "tokenizer_config.json", directory / "chat_template.jinja"
-        config = read_json(config_file) if config_file.exists() else {}
+        config = read_object(config_file) if config_file.exists() else {}
         legacy_file = directory / "special_tokens_map.json"
-        legacy = read_json(legacy_file) if legacy_file.exists() else {}
+        legacy = read_object(legacy_file) if legacy_file.exists() else {}
         if template_file.exists():
-            source, name = template_file.read_text(encoding="utf-8"), str(template_file)
+            source, name = _text(template_file), str(template_file)
         else:
             source, name = _default_template(config.get("chat_template"), config_file), str(config_file)
         return cls(source, _special_tokens({**config, **legacy}), name)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, **kwargs: Any) -> str:
-        """The conversation as text. kwargs reach the template. Raises TemplateError when the template refuses the messages."""
+        """The conversation as text. kwargs reach the template.
+
+        Raises TemplateError when the template refuses the messages, or fails on them: it is a program, and may raise anything.
+        """
         variables = {"tools": None, "documents": None, **self.special_tokens, **kwargs}
         try:
             return self._compiled.render(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:
             raise TemplateError(
                 f"the chat template refuses these messages: {error}",
                 where=self.name,
@@ -81,14 +86,22 @@ class ChatTemplate:
             ) from error
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TemplateError(f"the chat template is not valid UTF-8: {error}", where=str(file)) from error
+
+
 def _default_template(value: Any, file: Path) -> str:
     """The default among what tokenizer_config.json may hold: a string, or a list of named templates."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        named = {entry["name"]: entry["template"] for entry in value}
-        if "default" in named:
-            return str(named["default"])
+        entries = [entry for entry in value if isinstance(entry, dict)]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
+        if isinstance(default := named.get("default"), str):
+            return default
         raise TemplateError(f"none of the chat templates {sorted(named)} is named `default`", where=str(file))
     raise TemplateError(
         "the model has no chat template",

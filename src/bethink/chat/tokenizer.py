@@ -8,6 +8,7 @@ every token its model wants, the first one included. Knows nothing of modes or t
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 
 from bethink.chat.template import ChatTemplate
 from bethink.core.errors import ModelError, TemplateError
-from bethink.core.files import read_json, sha256_file
+from bethink.core.files import read_object, sha256_file
 from bethink.tasks.problem import Message
 
 _SENTINEL = "Sentinel answer"
@@ -145,18 +146,32 @@ class ChatTokenizer:
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The tokens that end a completion: the template's end of turn first, then every end of text the model's files name."""
+        """The tokens that end a completion: the template's end of turn first, then every end of text the model's files name.
+
+        Raises TemplateError as `end_of_turn` does, DataError or ModelError for a file that cannot be read.
+        """
         ids = [self.end_of_turn.ids[-1]]
         for name in ("generation_config.json", "config.json"):
             file = self.directory / name
-            eos = read_json(file).get("eos_token_id") if file.exists() else None
-            ids += eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else []
+            eos = read_object(file).get("eos_token_id") if file.exists() else None
+            named = eos if isinstance(eos, list) else [] if eos is None else [eos]
+            if not all(isinstance(token, int) for token in named):
+                raise ModelError(
+                    f"`eos_token_id` is {eos!r}, not a token id or a list of them",
+                    where=str(file),
+                    fix="download the model again",
+                )
+            ids += named
         eos_token = self.template.special_tokens.get("eos_token")
         eos_id = self._tokenizer.token_to_id(eos_token) if eos_token else None
         return tuple(dict.fromkeys(ids + ([eos_id] if eos_id is not None else [])))
 
     @cached_property
     def hash(self) -> str:
-        """Hex SHA-256 over tokenizer.json and the template: two tokenizers with one hash render and tokenize alike."""
-        parts = sha256_file(self.directory / "tokenizer.json") + self.template.source
+        """Hex SHA-256 over tokenizer.json, the template and the special tokens that it may print.
+
+        Two tokenizers with one hash render (on one day) and tokenize alike.
+        """
+        file = sha256_file(self.directory / "tokenizer.json")
+        parts = json.dumps([file, self.template.source, self.template.special_tokens], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def curate(
     input: Annotated[
-        list[Path],
+        list[str],  # not Path: an empty text would become the directory one is in
         typer.Option(help="JSONL or Parquet files (plain, .gz or .zst) or directories of them; repeatable."),
     ],
     output: Annotated[Path, typer.Option(help="A new directory for the result.")],
     tokenizer: Annotated[
         str, typer.Option(help="The model to train: its tokenizer and chat template are used.")
     ],
-    more_input: Annotated[list[Path] | None, typer.Argument(help="More inputs, as with --input.")] = None,
+    more_input: Annotated[list[str] | None, typer.Argument(help="More inputs, as with --input.")] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Take only files whose name contains this; repeatable.")
     ] = None,

@@ -111,8 +111,6 @@ class Workshop:
 
     def _survivor(self, sample: Sample, digest: bytes) -> _Survivor | Drop:
         """The row rendered and tokenized, or the reason why it is dropped after all."""
-        if self._config.difficulty_field and sample.difficulty is None:
-            return Drop("no_difficulty", "")
         texts = [sample.output, *(message["content"] for message in sample.messages)]
         if self._control and (found := next(filter(None, map(self._control.search, texts)), None)):
             return Drop("template", f"the text holds the control token {found[0]}")

@@ -36,6 +36,14 @@ def _limit(value: Any) -> Any:
 Limit = Annotated[int | Literal["any"], BeforeValidator(_limit)]
 
 
+def _paths(value: Any) -> Any:
+    """One path or several; an empty one, which would mean the directory one is in, is a mistake."""
+    paths = [value] if isinstance(value, str | Path) else value
+    if isinstance(paths, list | tuple) and "" in paths:
+        raise ValueError("an input is empty: name a file or a directory")
+    return paths
+
+
 class CurateConfig(StrictModel):
     """One curation run.
 
@@ -52,7 +60,7 @@ class CurateConfig(StrictModel):
     block_bytes: the most input a worker takes at a time; changes speed and memory, never the result.
     """
 
-    input: tuple[Path, ...] = Field(min_length=1)
+    input: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = Field(min_length=1)
     output: Path
     tokenizer: str
     include: tuple[str, ...] = ()

@@ -42,6 +42,7 @@ SAMPLE_FILTERS = {
     "empty_thinking": "nothing but white space in the think block",
     "boxed": "a math answer without a filled \\boxed{}",
     "empty_answer": "no answer",
+    "no_difficulty": "no number in the field the curriculum is ordered by",
     "language": "another language",
 }
 """What the rules below drop, in the order they are asked."""
@@ -51,7 +52,6 @@ LABELS = ("trained_by", "category", "license", "generator", "version")
 
 BLOCK_FILTERS = {
     "duplicate": "prompt and output of an earlier row",
-    "no_difficulty": "no number in the field the curriculum is ordered by",
     "template": "the chat template does not reproduce the row",
     "max_tokens": "more tokens than allowed",
     "max_completion_tokens": "more completion tokens than allowed",
@@ -86,6 +86,8 @@ def build_filters(config: CurateConfig, judge: Judge) -> list[Filter]:
     if config.boxed == "math":
         rules.append(Filter("boxed", unboxed_math, needs="category"))
     rules.append(Filter("empty_answer", empty_answer))
+    if config.difficulty_field:
+        rules.append(Filter("no_difficulty", without_difficulty))
     if config.language:
         rules.append(Filter("language", lambda sample: foreign(sample, config.language, judge)))
     return rules
@@ -133,12 +135,17 @@ def unboxed_math(sample: Sample) -> str | None:
     """A math row whose answer, thinking aside, has no \\boxed{} with balanced braces and something between them."""
     if "math" not in {name.casefold() for name in sample.labels["category"]}:
         return None
-    return None if has_filled_box(sample.parsed.answer) else sample.parsed.answer[-80:]
+    return None if has_filled_box(sample.answer) else sample.answer[-80:]
 
 
 def empty_answer(sample: Sample) -> str | None:
-    """No text besides the thinking."""
-    return None if sample.parsed.answer.strip() else ""
+    """No text after the thinking."""
+    return None if sample.answer.strip() else ""
+
+
+def without_difficulty(sample: Sample) -> str | None:
+    """No number to order the curriculum by."""
+    return "" if sample.difficulty is None else None
 
 
 def foreign(sample: Sample, wanted: tuple[str, ...], judge: Judge) -> str | None:

@@ -24,7 +24,14 @@ from typing import Any
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import Progress, duration, note
 from bethink.core.errors import DataError, OutputError
-from bethink.core.files import atomic_path, claim_output, explain_os_errors, read_json, write_json
+from bethink.core.files import (
+    atomic_path,
+    claim_output,
+    explain_os_errors,
+    only_process,
+    read_json,
+    write_json,
+)
 from bethink.curate.block import Order
 from bethink.curate.config import CurateConfig
 from bethink.curate.filters import LABELS
@@ -53,7 +60,7 @@ def run(config: CurateConfig) -> Report:
     """Curate and write everything, or with `dry_run` only count.
 
     A run that is finished already is reported again. Raises DataError for inputs that cannot be used, OutputError for an output
-    that exists or cannot be written, ModelError and TemplateError for the tokenizer.
+    that exists, cannot be written or is being written by another process, ModelError and TemplateError for the tokenizer.
     """
     files = find_inputs(config.input, config.include, exclude=config.output)
     tokenizer = ChatTokenizer.load(locate(config.tokenizer, weights=False).directory)
@@ -62,14 +69,15 @@ def run(config: CurateConfig) -> Report:
             return _curate(config, files, tokenizer, Path(scratch))
     _claim(config, files, tokenizer)
     finished, work = config.output / "report.json", config.output / _WORK
-    if finished.exists():
-        note(f"this run is finished already: {finished}")
-        shutil.rmtree(work, ignore_errors=True)
-        return Report.model_validate(read_json(finished))
-    with _explain_disk(config.output):
-        report = _curate(config, files, tokenizer, work)
-        _publish(report, work / "out", config.output)
-        shutil.rmtree(work)
+    with only_process(config.output, f"{_WORK}/lock"):
+        if finished.exists():
+            note(f"this run is finished already: {finished}")
+            shutil.rmtree(work, ignore_errors=True)
+            return Report.model_validate(read_json(finished))
+        with _explain_disk(config.output):
+            report = _curate(config, files, tokenizer, work)
+            _publish(report, work / "out", config.output)
+            shutil.rmtree(work)
     return report
 
 
@@ -252,8 +260,10 @@ def _claim(config: CurateConfig, files: Sequence[InputFile], tokenizer: ChatToke
 
 @contextmanager
 def _explain_disk(output: Path) -> Iterator[None]:
-    """Say in one line that the disk is full, whichever library found out, and that nothing is lost."""
+    """Say in one line that the disk is full, or too little memory given, whichever library found out, and that nothing is lost."""
     import duckdb
+
+    from bethink.curate.curriculum import MEMORY_LIMIT
 
     resume = "free some space, then continue with --resume"
     try:
@@ -269,9 +279,15 @@ def _explain_disk(output: Path) -> Iterator[None]:
         duckdb.OutOfMemoryException,
     ) as error:
         said = str(error).splitlines()[0]
-        what = (
-            "cannot write: the disk is full" if os.strerror(errno.ENOSPC) in said else f"cannot sort: {said}"
-        )
+        # DuckDB also calls it out of memory when the disk has no room for what it moves there.
+        full = os.strerror(errno.ENOSPC) in said or "temp_directory_size" in str(error)
+        if isinstance(error, duckdb.OutOfMemoryException) and not full:
+            raise OutputError(
+                f"cannot sort so many rows in the {MEMORY_LIMIT} that are set aside for it: {said}",
+                where=str(output),
+                fix="curate fewer rows at a time: part of the files (--include) or the first ones (--limit), each into a new --output",
+            ) from error
+        what = "cannot write: the disk is full" if full else f"cannot sort: {said}"
         raise OutputError(what, where=str(output), fix=resume) from error
 
 

@@ -7,24 +7,21 @@ Blocks come in the order of the rows. A file that breaks off ends with a `Fault`
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
+from bethink.core.console import note
 from bethink.core.errors import DataError
+from bethink.core.packed import DAMAGED, file_format, known_formats, seekable, unpacked
 from bethink.curate.schema import COLUMNS, Drop
 
 LONGEST_LINE = 32 << 20
 """Bytes. A line beyond this is not held in memory but counted as unreadable."""
 
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 _SKIP_BYTES = 1 << 20
 
 
@@ -67,62 +64,97 @@ def find_inputs(
 ) -> list[InputFile]:
     """The files to read: those named, and those in the directories named, sorted within each and in the order given.
 
-    include: keep files whose name contains one of these; exclude: a directory to stay out of.
-    Raises DataError for a path that does not exist or has no known format, and when nothing is left.
+    include: keep files whose name contains one of these; exclude: a directory to stay out of. What is passed over in a directory,
+    being of no known format, is noted on stderr.
+    Raises DataError for a path that does not exist, cannot be read or has no known format, and when nothing is left.
     """
     found: dict[Path, tuple[Path, str]] = {}
     left_out: list[str] = []
-    for root in paths:
-        for path, label in _files_under(root):
-            if exclude is not None and path.resolve().is_relative_to(exclude.resolve()):
-                continue
-            if include and not any(text in path.name for text in include):
-                left_out.append(path.name)
-            elif path.resolve() not in found:
-                found[path.resolve()] = (path, label)
+    strange: list[str] = []
+    for path, label in _files_under(paths):
+        real = Path(os.path.realpath(path))
+        if exclude is not None and real.is_relative_to(os.path.realpath(exclude)):
+            continue
+        if include and not any(text in path.name for text in include):
+            left_out.append(path.name)
+        elif file_format(path)[0] == "unknown" or not path.is_file():
+            strange.append(path.name)
+        else:
+            found.setdefault(real, (path, label))
     if not found:
         looked = ", ".join(str(path) for path in paths)
         if left_out:
-            names = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
             raise DataError(
                 f"no input file's name contains {' or '.join(include)}",
                 where=looked,
-                fix=f"change --include or leave it out; the files there are {names}",
+                fix=f"change --include or leave it out; the files there are {_some(left_out)}",
             )
-        raise DataError("no input files", where=looked, fix=f"known formats: {_known_formats()}")
+        there = f"; the files there are {_some(strange)}" if strange else ""
+        raise DataError("no input files", where=looked, fix=f"known formats: {known_formats()}{there}")
+    if strange:
+        note(f"not read, being of no known format: {_some(strange)}")
     uses = Counter(label for _, label in found.values())
     return [
-        InputFile(path, label if uses[label] == 1 else path.as_posix(), *_format(path), path.stat().st_size)
+        InputFile(
+            path,
+            _printable(label if uses[label] == 1 else path.as_posix()),
+            *file_format(path),
+            path.stat().st_size,
+        )
         for path, label in found.values()
     ]
 
 
-def _files_under(root: Path) -> Iterator[tuple[Path, str]]:
-    root = root.expanduser()
-    if root.is_file():
-        if _format(root)[0] == "unknown":
-            raise DataError(
-                "not a known file format", where=str(root), fix=f"known formats: {_known_formats()}"
-            )
-        yield root, root.name
-    elif root.is_dir():
-        for path in sorted(root.rglob("*")):
-            label = path.relative_to(root)
-            hidden = any(part.startswith(".") for part in label.parts)
-            if path.is_file() and not hidden and _format(path)[0] != "unknown":
-                yield path, label.as_posix()
-    else:
-        raise DataError("the input does not exist", where=str(root), fix="check --input")
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return _printable(", ".join(names[:5])) + more
 
 
-def _format(path: Path) -> tuple[str, str | None]:
-    compression = _COMPRESSIONS.get(path.suffix.lower())
-    inner = Path(path.stem) if compression else path
-    return _SUFFIXES.get(inner.suffix.lower(), "unknown"), compression
+def _printable(name: str) -> str:
+    """A file's name as UTF-8 can write it."""
+    return os.fsencode(name).decode(errors="replace")
 
 
-def _known_formats() -> str:
-    return f"{', '.join(_SUFFIXES)}, each plain or with {' or '.join(_COMPRESSIONS)}"
+def _files_under(roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """The files that `roots` are or hold, and what rows of each are called; in a directory hidden ones are left out."""
+    try:
+        for root in (root.expanduser() for root in roots):
+            if root.is_file():
+                if file_format(root)[0] == "unknown":
+                    raise DataError(
+                        "not a known file format", where=str(root), fix=f"known formats: {known_formats()}"
+                    )
+                yield root, root.name
+            elif root.is_dir():
+                yield from ((path, path.relative_to(root).as_posix()) for path in _walk(root))
+            else:
+                raise DataError("the input does not exist", where=str(root), fix="check --input")
+    except OSError as error:
+        raise DataError(
+            f"the input cannot be read: {error.strerror}", where=str(error.filename), fix="check --input"
+        ) from error
+    except RuntimeError as error:
+        raise DataError(f"the input does not exist: {error}", fix="check --input") from error
+
+
+def _walk(root: Path) -> list[Path]:
+    """All files below `root`, in the order of their paths. Links are followed; no directory is entered twice. Raises OSError."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    files: list[Path] = []
+    entered = {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
+        files += (Path(folder, name) for name in names if not name.startswith("."))
+        inside = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in inside:
+            real = os.path.realpath(Path(folder, name))
+            if real not in entered:
+                entered.add(real)
+                folders.append(name)
+    return sorted(files)
 
 
 def plan_blocks(
@@ -220,76 +252,22 @@ def _unpacked(file: InputFile, block_bytes: int, columns: Sequence[str]) -> Iter
             if size >= block_bytes:
                 yield block, max(position - reported, 0)
                 block, size, reported = [], 0, max(position, reported)
-    except (EOFError, OSError, zlib.error, ValueError) as error:
+    except (*DAMAGED, ValueError) as error:
         block.append(Drop("unreadable_file", _one_line(error)))
     if block:
         yield block, max(file.size - reported, 0)
 
 
 def _compressed_lines(file: InputFile) -> Iterator[tuple[Row, int, int]]:
-    with open(file.path, "rb") as raw, _decompressed(raw, file) as stream:
+    with open(file.path, "rb") as raw, unpacked(raw, file.compression) as stream:
         while (line := _next_line(stream)) is not None:
             yield line, len(line) if isinstance(line, bytes) else 0, raw.tell()
 
 
-@contextmanager
-def _decompressed(raw: BinaryIO, file: InputFile) -> Iterator[IO[bytes]]:
-    if file.compression == "gz":
-        with gzip.open(raw, "rb") as unpacked:
-            yield cast("IO[bytes]", unpacked)
-        return
-    yield io.BufferedReader(_ZstdStream(raw), 1 << 20)
-
-
-class _ZstdStream(io.RawIOBase):
-    """Unpacks a zstd file of any number of frames; raises OSError where it is damaged and EOFError where it is cut off."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        import zstandard
-
-        self._raw = raw
-        self._packed = b""
-        self._error = zstandard.ZstdError
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._frame: Any = None
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._ready:
-            packed = self._packed or self._raw.read(1 << 17)
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("the compressed file is cut off")
-                return 0
-            self._frame = self._frame or self._new_frame()
-            try:
-                self._ready = self._frame.decompress(packed)
-            except self._error as error:
-                raise OSError(str(error)) from error
-            self._packed = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(target), len(self._ready))
-        target[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
-
-
 def _parquet_rows(file: InputFile, columns: Sequence[str]) -> Iterator[tuple[Row, int, int]]:
-    import tempfile
-
     import pyarrow.parquet as pq
 
-    with tempfile.TemporaryFile() as whole, open(file.path, "rb") as raw:
-        source: IO[bytes] = raw
-        if file.compression:  # Parquet is read from its end: a compressed one has to be unpacked first
-            with _decompressed(raw, file) as stream:
-                while chunk := stream.read(1 << 20):
-                    whole.write(chunk)
-            source = cast("IO[bytes]", whole)
+    with open(file.path, "rb") as raw, seekable(raw, file.compression) as source:
         table = pq.ParquetFile(source)
         wanted = [name for name in table.schema_arrow.names if name in {*COLUMNS, *columns}]
         total = max(table.metadata.num_rows, 1)

@@ -71,6 +71,11 @@ class Sample:
         """The output as thinking and answer."""
         return parse(self.output, think=self.think)
 
+    @property
+    def answer(self) -> str:
+        """What the output says after its think block: all of it when there is none. (`parsed.answer` has what stands before it too.)"""
+        return self.output.rpartition(self.think.close)[2]
+
 
 class _UnusableError(Exception):
     """Carries a Drop out of the checks below; never leaves this module."""
@@ -120,6 +125,8 @@ def _sample(row: Mapping[str, Any], difficulty_field: str | None, think: ThinkFo
     mode = _mode(row["reasoning"])
     messages = _messages(row["input"])
     said, messages = _read_toggles(messages, row.get("system_prompt"))
+    if not messages[-1]["content"].strip():
+        raise _UnusableError("empty_input", "the last user message is empty")
     labels = {name: _labels(row[name], name) for name in LABELS if row.get(name) is not None}
     difficulty = _number(row.get(difficulty_field)) if difficulty_field else None
     return Sample(messages, output, mode, said, labels, difficulty, think)
@@ -143,8 +150,6 @@ def _messages(value: Any) -> list[Message]:
         raise _UnusableError(
             "empty_input", "the last message is not the user's" if messages else "no messages"
         )
-    if not messages[-1]["content"].strip():
-        raise _UnusableError("empty_input", "the last user message is empty")
     return messages
 
 
@@ -183,12 +188,11 @@ def _read_toggles(messages: list[Message], system_prompt: Any) -> tuple[tuple[Mo
 
 def _labels(value: Any, name: str) -> tuple[str, ...]:
     """A label's names: of a list its entries; of a string itself, but the tags in it ("['Ultra', 'Nano']") for `used_in_training`."""
-    if isinstance(value, str):
-        return tuple(_NAME.findall(value)) if name == "used_in_training" else (value.strip(),)
-    if isinstance(value, int | float):
-        return (str(value),)
-    if isinstance(value, list) and all(isinstance(entry, str | int | float) for entry in value):
-        return tuple(str(entry).strip() for entry in value)
+    if isinstance(value, str) and name == "used_in_training":
+        return tuple(_NAME.findall(_text(value, name)))
+    entries = value if isinstance(value, list) else [value]
+    if all(isinstance(entry, str | int | float) for entry in entries):
+        return tuple(_text(str(entry), name).strip() for entry in entries)
     raise _UnusableError("wrong_type", f"`{name}` is {_kind(value)}, not text or a list of texts")
 
 

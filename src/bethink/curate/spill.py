@@ -88,7 +88,8 @@ def write_block(path: Path, header: Header, keys: list[Key], lines: list[bytes])
     """Write a finished block, whole or not at all. lines: the survivors' output lines, in the order of their keys."""
     header.keys = len(keys)
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        handle.write(json.dumps(asdict(header), ensure_ascii=False).encode() + b"\n")
+        # A detail quotes what a row or a library said, which may be what no file can hold.
+        handle.write(json.dumps(asdict(header), ensure_ascii=False).encode(errors="replace") + b"\n")
         handle.writelines(key.pack() for key in keys)
         handle.writelines(lines)
 

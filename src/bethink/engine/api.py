@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+THINKING_TEMPERATURE, THINKING_TOP_P = 0.6, 0.95
+"""How completions are drawn with thinking on where nothing else is said (Llama-Nemotron, arXiv 2505.00949); with it off, greedily."""
+
 
 class FinishReason(StrEnum):
     """Why a completion ended."""

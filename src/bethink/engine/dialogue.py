@@ -1,8 +1,7 @@
 """Questions in, replies out, whoever answers: the model on this machine or an endpoint.
 
 The one door for whatever asks models things (evaluation, chat, serving). Puts together chat's rendering and parsing with an engine;
-knows no tag and no template itself. Sampling defaults are those the recipes evaluate with: thinking on at temperature 0.6 and top-p
-0.95, off greedy (Llama-Nemotron, arXiv 2505.00949).
+knows no tag and no template itself.
 """
 
 from __future__ import annotations
@@ -16,7 +15,16 @@ from bethink.chat.parse import Parsed, Piece, Status, StreamParser, parse
 from bethink.chat.render import Prompt, Renderer
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
 from bethink.core.errors import ConfigError
-from bethink.engine.api import Completion, Engine, FinishReason, Request, SamplingParams, ThinkingBudget
+from bethink.engine.api import (
+    THINKING_TEMPERATURE,
+    THINKING_TOP_P,
+    Completion,
+    Engine,
+    FinishReason,
+    Request,
+    SamplingParams,
+    ThinkingBudget,
+)
 from bethink.engine.stream import TextStream, cut
 from bethink.tasks.problem import Message
 
@@ -44,9 +52,11 @@ class Sampling:
 def default_sampling(
     mode: Mode | None, *, max_tokens: int, seed: int = 0, max_thinking_tokens: int | None = None
 ) -> Sampling:
-    """Temperature 0.6 and top-p 0.95 with thinking on, else greedy."""
+    """The usual temperature and top-p with thinking on, else greedy."""
     sampling = Sampling(max_tokens, seed=seed, max_thinking_tokens=max_thinking_tokens)
-    return replace(sampling, temperature=0.6, top_p=0.95) if mode is Mode.ON else sampling
+    if mode is not Mode.ON:
+        return sampling
+    return replace(sampling, temperature=THINKING_TEMPERATURE, top_p=THINKING_TOP_P)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +251,8 @@ def open_dialogue(
     model: as `models.locate` reads it (directory, hub id, GGUF file, built-in, MODEL+ADAPTER_DIR); an adapter is folded into the
     weights. With `endpoint`: the name the endpoint knows the model by, or None where it serves one only.
     slots, dtype ("bfloat16", "float32"), device: of the model on this machine. api_key_env, concurrency, chat_template_kwargs: of the
-    endpoint (see `RemoteDialogue`). Raises ConfigError when neither is given, ModelError, TemplateError or EndpointError.
+    endpoint (see `RemoteDialogue`). Raises ConfigError when neither is given or the device is not there, ModelError, TemplateError or
+    EndpointError.
     """
     if endpoint is not None:
         from bethink.engine.remote import RemoteDialogue
@@ -261,18 +272,20 @@ def open_dialogue(
     from bethink.chat.tokenizer import ChatTokenizer
     from bethink.core.console import note
     from bethink.models.locate import locate
+    from bethink.models.machine import resolve_device, torch_dtype
 
     files = locate(model)
+    device = resolve_device(device)
     renderer = Renderer(ChatTokenizer.load(Path(files.directory)), think=think, style=style)
     # Whether a turn can end is seen before gigabytes are read.
     _ = renderer.tokenizer.stop_ids
 
     from bethink.engine.native import NativeEngine
     from bethink.models.load import load_model
-    from bethink.models.machine import best_device, torch_dtype
+    from bethink.models.prepacked import prepack_
 
     note(f"loading {model}")
-    device = device or best_device()
     loaded = load_model(files, dtype=torch_dtype(dtype, device), device=device, merge=True)
+    prepack_(loaded)
     engine = NativeEngine(loaded, decode=renderer.tokenizer.decode, slots=slots, progress=progress)
     return LocalDialogue(engine, renderer, name=model)

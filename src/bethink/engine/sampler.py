@@ -21,6 +21,8 @@ from bethink.engine.api import SamplingParams
 
 _BLOCK = 256
 _PREFIXES = (64, 1024)
+_COLDEST = 1e-5
+"""Below this temperature a draw is greedy: the likeliest token is all that is left, and a little colder fp32 holds no more."""
 _CACHED = 2**18
 """Logits worked on at a time on CPU (a megabyte of fp32): all passes over them then stay in the core's cache."""
 
@@ -68,12 +70,12 @@ class Rules:
         plain: list[float] = []
         filtered: list[float] = []
         for row, p in enumerate(params):
-            if p.temperature > 0:
+            if p.temperature >= _COLDEST:
                 is_plain = p.top_p >= 1 and p.top_k <= 0 and p.min_p <= 0
                 (plain if is_plain else filtered).append(row)
         return cls(
             rows,
-            column([p.temperature if p.temperature > 0 else 1.0 for p in params]),
+            column([p.temperature if p.temperature >= _COLDEST else 1.0 for p in params]),
             column([min(p.top_p, 1.0) for p in params]),
             column([max(p.top_k, 0) for p in params], torch.long),
             column([p.min_p for p in params]),

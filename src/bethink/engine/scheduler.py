@@ -19,6 +19,9 @@ from bethink.engine.watch import Decode, Watch
 
 PromptIds = tuple[int, ...]
 
+TOGETHER = 8
+"""New prompts are begun when this part of the slots is free: a forward of fifty prompt tokens costs nearly as much as one of two hundred."""
+
 
 def row_counts(slots: int) -> tuple[int, ...]:
     """The row counts that decoding uses when there are `slots` slots, ascending; the last is at least `slots`."""
@@ -163,12 +166,19 @@ class Scheduler:
         return dropped
 
     def admit(self) -> list[Admission]:
-        """Seat as many waiting rows as there are slots and memory for, group by group."""
+        """Seat as many waiting rows as there are slots and memory for, group by group.
+
+        While others are decoded, new prompts wait until some slots are free for them together.
+        """
         admissions = []
+        enough = min(self.waiting, self._limit // TOGETHER)
+        patient = self.active > 0 and self._limit - self.active < enough
         while self._waiting:
             prompt_ids, group = next(iter(self._waiting.items()))
             holder = next((slot for slot, held in enumerate(self._held) if held == prompt_ids), None)
             known = holder is not None
+            if patient and not known:
+                break
             seated: list[tuple[int, Row]] = []
             copies: list[int] = []
             while group and (slot := self._seat(group[0], prompt_ids)) is not None:

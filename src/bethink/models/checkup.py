@@ -59,10 +59,12 @@ NEEDS = {
 }
 
 _OPTIONAL = {
-    "tensorboard": ("tensorboard", "training curves in a browser"),
-    "ray": ("ray[data]>=2.40", "curation on several machines"),
-    "vllm": ("vllm>=0.15", "faster sampling on GPUs"),
+    "tensorboard": "training curves in a browser",
+    "ray": "curation on several machines",
+    "vllm": "faster sampling on GPUs",
 }
+"""What an optional package is for. Where the project has an extra of that name, the extra says which versions will do."""
+
 _VARIABLES = (
     "BETHINK_CACHE",
     "BETHINK_WHEELS",
@@ -142,14 +144,18 @@ def _packages() -> Iterator[Finding]:
         )
         return
     yield Finding(section, "bethink", importlib.metadata.version("bethink"))
+    extras: dict[str, str] = {}
     for line in lines:
-        if "extra ==" not in line:
-            yield _package(line.partition(";")[0].strip())
-    for name, (requirement, use) in _OPTIONAL.items():
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        if extra := re.search(r"""extra == ['"]([^'"]+)""", marker):
+            extras[extra[1]] = requirement
+        else:
+            yield _package(requirement)
+    for name, use in _OPTIONAL.items():
         if version := _version(name):
             yield Finding(section, name, version)
         else:
-            fix = f'{sys.executable} -m pip install "{requirement}"'
+            fix = f'{sys.executable} -m pip install "{extras.get(name, name)}"'
             yield Finding(section, name, f"not installed; optional, for {use}", State.NOTE, fix)
 
 

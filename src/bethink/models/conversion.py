@@ -1,7 +1,8 @@
 """The cache of converted models: a GGUF file in, a plain safetensors directory out, built once.
 
-A directory is complete when its manifest is there. It is built beside its place and renamed, so that a killed conversion leaves
-nothing that could be mistaken for a model; when two processes convert at once, the first to finish wins and the other's is discarded.
+A directory is complete when its manifest is there and was written by this converter. It is built beside its place and renamed, so
+that a killed conversion leaves nothing that could be mistaken for a model; when two processes convert at once, the first to finish
+wins and the other's is discarded.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bethink.core.console import note
-from bethink.core.errors import ModelError, OutputError
-from bethink.core.files import cache_dir, explain_os_errors, sha256_file, write_json
+from bethink.core.errors import DataError, ModelError, OutputError
+from bethink.core.files import cache_dir, explain_os_errors, read_object, sha256_file, write_json
 from bethink.models.weights import make_readable, scratch_beside
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+FORMAT = 1
+"""Raised when the converter is mended: models that an older one converted are converted again."""
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a converted model stands in `directory`, whole."""
-    return (directory / MANIFEST).is_file()
+    """Whether a model stands in `directory` that was converted wholly, and as it would be now."""
+    try:
+        return read_object(directory / MANIFEST).get("format") == FORMAT
+    except (DataError, OSError):
+        return False
 
 
 def converted(gguf: Path) -> Path:
@@ -53,7 +58,7 @@ def build_directory(gguf: Path, directory: Path, *, source: Mapping[str, str]) -
         built.mkdir()
         convert(opened, built)
         make_readable(*built.iterdir())
-        write_json(built / MANIFEST, {"format": _FORMAT, **source})
+        write_json(built / MANIFEST, {"format": FORMAT, **source})
         _move_into_place(built, directory)
     return directory
 

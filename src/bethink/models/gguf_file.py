@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bethink.core.errors import ModelError
+from bethink.core.errors import BethinkError, ModelError
 from bethink.core.files import write_json
 from bethink.models.gguf_tokenizer import special_ids, write_tokenizer
 from bethink.models.weights import INDEX, SINGLE, as_os_error
@@ -91,17 +91,12 @@ def read_gguf(path: Path) -> GGUF:
     """Open a GGUF file. Raises ModelError when it is damaged, or one part of a split model."""
     from gguf import GGUFReader
 
-    try:
+    with _damage_named(path):
         reader = GGUFReader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-    except (ValueError, IndexError, KeyError, OverflowError, struct.error) as error:
-        raise ModelError(
-            f"the GGUF file is damaged or cut short: {str(error).splitlines()[0]}",
-            where=str(path),
-            fix="download it again",
-        ) from error
-    if int(metadata.get("split.count") or 1) > 1:
+        parts = int(metadata.get("split.count") or 1)
+    if parts > 1:
         raise ModelError(
             "one part of a split GGUF model",
             where=str(path),
@@ -113,10 +108,40 @@ def read_gguf(path: Path) -> GGUF:
 
 
 def convert(gguf: GGUF, directory: Path) -> None:
-    """Write config, weights and tokenizer of `gguf` into `directory`. Raises ModelError for what cannot be converted faithfully."""
-    if gguf.architecture not in _ARCHITECTURES:
-        _convert_with_transformers(gguf, directory)
-        return
+    """Write config, weights and tokenizer of `gguf` into `directory`.
+
+    Raises ModelError for a file whose contents make no model, and for what cannot be converted faithfully.
+    """
+    with _damage_named(gguf.path):
+        if gguf.architecture in _ARCHITECTURES:
+            _convert(gguf, directory)
+        else:
+            _convert_with_transformers(gguf, directory)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """A damaged file has anything in any place, and the libraries it goes through raise as much: whatever it is, name the file.
+
+    Errors of our own, of the disk and of memory keep their names.
+    """
+    try:
+        yield
+    except (BethinkError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the GGUF file is damaged or cut short: {_said(error)}",
+            where=str(path),
+            fix="download it again",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__} {next(iter(str(error).splitlines()), '')}".rstrip()
+
+
+def _convert(gguf: GGUF, directory: Path) -> None:
     write_json(directory / "config.json", config_of(gguf))
     ids = special_ids(gguf.metadata)
     stops = list(dict.fromkeys(ids[k] for k in ("eos", "eot", "eom") if k in ids))
@@ -275,16 +300,26 @@ def _convert_with_transformers(gguf: GGUF, directory: Path) -> None:
 
     place: dict[str, Any] = {"gguf_file": gguf.path.name, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.path.parent, dtype=gguf.dtype, quantization_config=GgufConfig(dequantize=True), **place
+        model, report = AutoModelForCausalLM.from_pretrained(
+            gguf.path.parent,
+            dtype=gguf.dtype,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+            **place,
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.path.parent, **place)
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
         raise ModelError(
-            f"a GGUF file of the family `{gguf.architecture}` cannot be converted: {str(error).splitlines()[0]}",
+            f"a GGUF file of the family `{gguf.architecture}` cannot be converted: {_said(error)}",
             where=str(gguf.path),
             fix="pass the model's original Hugging Face directory",
         ) from error
+    if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise ModelError(
+            f"the GGUF file lacks {len(missing)} of the model's tensors, the first is `{missing[0]}`",
+            where=str(gguf.path),
+            fix="download it again, or pass the model's original Hugging Face directory",
+        )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     with as_os_error():

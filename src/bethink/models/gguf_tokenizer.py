@@ -129,7 +129,7 @@ def _write_with_transformers(path: Path, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(
-            f"the tokenizer cannot be rebuilt from the GGUF file: {str(error).splitlines()[0]}",
+            f"the tokenizer cannot be rebuilt from the GGUF file: {next(iter(str(error).splitlines()), type(error).__name__)}",
             where=str(path),
             fix="pass the model's original Hugging Face directory",
         ) from error

@@ -8,6 +8,7 @@ tokens, so that an architecture nobody thought of is caught too. Code that comes
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from bethink.core.errors import ModelError
 from bethink.models import attention
 from bethink.models.lora import load_adapter, merge_
 from bethink.models.machine import best_device, best_dtype, free_memory
+from bethink.models.norms import fuse_norms
 from bethink.models.weights import tensor_sizes
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ def load_model(
     """The model in evaluation mode, its adapter (if any) applied, trainable and unmerged unless `merge`.
 
     dtype, device: None takes what this machine is best at (`best_dtype`, `best_device`). Raises ModelError when the model cannot
-    be served, its files are damaged, or it does not fit into free memory (`check_memory=False` tries anyway).
+    be served, its files are damaged, its config describes no model, or it does not fit into free memory (`check_memory=False` tries
+    anyway).
     """
     device = device or best_device()
     dtype = dtype or best_dtype(device)
@@ -68,6 +71,7 @@ def load_model(
         ) from error
     model.eval()
     model.config.use_cache = False
+    fuse_norms(model)
     prove_attention(model, files.name)
     if files.adapter is not None:
         load_adapter(model, files.adapter)
@@ -79,9 +83,9 @@ def load_model(
 def _read_config(files: ModelFiles) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(files.directory, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # transformers raises what comes, by the key that is wrong
         raise ModelError(
-            f"transformers cannot build this model: {str(error).splitlines()[0]}",
+            f"transformers cannot build this model: {_in_short(error)}",
             where=str(files.directory / "config.json"),
             fix="a newer transformers may know it; code that ships with a model is never run",
         ) from error
@@ -149,11 +153,11 @@ def _read_weights(files: ModelFiles, config: PretrainedConfig, dtype: torch.dtyp
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # a config can be wrong in as many ways as there are layers built from it
         if isinstance(error, KeyError) and error.args == (attention.NAME,):
             raise _unserved_error(config, files.name, "its attention cannot be replaced") from error
         raise ModelError(
-            f"cannot load {files.name}: {str(error).strip().splitlines()[0]}",
+            f"cannot load {files.name}: {_in_short(error)}",
             where=str(files.directory),
             fix="check that the weights belong to this config.json and are complete",
         ) from error
@@ -165,6 +169,11 @@ def _read_weights(files: ModelFiles, config: PretrainedConfig, dtype: torch.dtyp
             fix="check that the weights belong to this config.json and are complete",
         )
     return model
+
+
+def _in_short(error: Exception) -> str:
+    said = textwrap.shorten(str(error), 200, placeholder=" ...")
+    return said if " " in said else f"{type(error).__name__} {said}".rstrip()
 
 
 def _silence() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bethink.core.config import nearest
 from bethink.core.errors import DataError, ModelError
-from bethink.core.files import read_json
+from bethink.core.files import read_object
 from bethink.models import builtin
 from bethink.models.adapter_files import CONFIG as ADAPTER_CONFIG
 from bethink.models.adapter_files import read_adapter_config
@@ -29,6 +29,7 @@ _HUB_TEXT = [
     "chat_template.*",
     "added_tokens.json",
 ]
+_FORMS = f"a directory, a GGUF file, a hub id (owner/name) or a built-in: {', '.join(builtin.BUILTIN)}"
 _ENCODERS = {
     "albert", "bert", "big_bird", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "esm", "mpnet", "modernbert",
     "nomic_bert", "roberta", "xlm-roberta",
@@ -52,54 +53,76 @@ def locate(spec: str, *, weights: bool = True) -> ModelFiles:
     """The files of the model that `spec` means, fetched or converted first where that is needed.
 
     weights: False asks for the tokenizer only: a directory without weights will do, and a hub download fetches none.
-    Raises ModelError that says what is wrong with the spec and what to pass instead.
+    Raises ModelError that says what is wrong with the spec and what to pass instead, OutputError when the cache cannot be written.
     """
     spec = spec.strip()
-    base, adapter = _split_adapter(spec)
-    return ModelFiles(directory=_find(base, weights), adapter=adapter, name=spec)
+    try:
+        base, adapter = _split_adapter(spec)
+        return ModelFiles(directory=_find(base, weights), adapter=adapter, name=spec)
+    except OSError as error:
+        raise ModelError(
+            f"the model cannot be read: {error.strerror or error}",
+            where=str(error.filename or spec),
+            fix=f"pass {_FORMS}",
+        ) from error
 
 
 def _split_adapter(spec: str) -> tuple[str, Path | None]:
-    if "+" not in spec or Path(spec).expanduser().exists():
+    if "+" not in spec or _path(spec).exists():
         return spec, None
     base, _, adapter = spec.rpartition("+")
-    directory = Path(adapter).expanduser()
+    directory = _path(adapter)
     if not base or not adapter:
         raise ModelError(f"`{spec}` is not a model", fix="write MODEL+ADAPTER_DIR, or the model alone")
     if not directory.is_dir():
         raise ModelError(
             "the adapter directory does not exist",
             where=str(directory),
-            fix="name the directory that holds adapter_config.json",
+            fix="name the directory that holds adapter_config.json after `+`",
         )
     read_adapter_config(directory)
     return base, directory
 
 
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ModelError(
+            f"`{text}` begins with the home of a user who is not known here", fix=f"pass {_FORMS}"
+        ) from error
+
+
 def _find(spec: str, weights: bool) -> Path:
-    path = Path(spec).expanduser()
+    path = _path(spec)
     if spec and path.is_dir():
         check_directory(path, weights=weights)
         return path
     if path.is_file():
         return _from_file(path)
     if spec in builtin.BUILTIN:
-        return builtin.pull(spec)
+        return _sound(builtin.pull(spec))
     looks_local = (
         spec.startswith(("/", ".", "~")) or spec.endswith((".gguf", ".safetensors")) or spec.count("/") > 1
     )
     if _HUB_ID.fullmatch(spec) and not looks_local and not path.parent.is_dir():
-        directory = _from_hub(spec, weights)
-        check_directory(directory, weights=weights)
-        return directory
-    names = list(builtin.BUILTIN)
-    guess = nearest(spec, names)
+        return _from_hub(spec, weights)
+    guess = nearest(spec, list(builtin.BUILTIN))
     raise ModelError(
         f"there is no model `{spec}`: no such directory or file, no built-in of that name",
-        fix=f"did you mean `{guess}`?"
-        if guess
-        else f"pass a directory, a GGUF file, a hub id (owner/name) or a built-in: {', '.join(names)}",
+        fix=f"did you mean `{guess}`?" if guess else f"pass {_FORMS}",
     )
+
+
+def _sound(cached: Path) -> Path:
+    """A directory of the cache that is what was written there. Raises ModelError when it was damaged since."""
+    try:
+        check_directory(cached)
+    except ModelError as error:
+        raise ModelError(
+            error.what, where=error.where, fix=f"remove {cached}, which is made again on the next use"
+        ) from error
+    return cached
 
 
 def _from_file(path: Path) -> Path:
@@ -108,7 +131,7 @@ def _from_file(path: Path) -> Path:
     if magic == b"GGUF":
         from bethink.models.conversion import converted
 
-        return converted(path)
+        return _sound(converted(path))
     holder = path.parent if path.suffix in {".safetensors", ".json", ".bin"} else None
     raise ModelError(
         "not a GGUF file",
@@ -138,12 +161,11 @@ def _check_config(directory: Path) -> None:
             "not a model directory: there is no config.json", where=str(directory), fix=_suggest(directory)
         )
     try:
-        config = read_json(path)
+        config = read_object(path)
     except DataError as error:
         raise ModelError(error.what, where=error.where, fix="download the model again") from error
-    if not isinstance(config, dict):
-        raise ModelError("config.json does not hold an object", where=str(path))
-    architecture = (config.get("architectures") or [""])[0]
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
     kind = str(config.get("model_type", "unknown"))
     problem = None
     if config.get("is_encoder_decoder"):
@@ -162,12 +184,10 @@ def _check_config(directory: Path) -> None:
 
 def _suggest(directory: Path) -> str:
     """What the user probably meant by a directory that is no model."""
-    if (directory / ADAPTER_CONFIG).is_file():
-        base = read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path") or "MODEL"
-        return f"it is an adapter: pass {base}+{directory}"
-    if (directory / "adapter" / ADAPTER_CONFIG).is_file():
-        base = read_json(directory / "adapter" / ADAPTER_CONFIG).get("base_model_name_or_path") or "MODEL"
-        return f"pass {base}+{directory / 'adapter'}"
+    for adapter, lead in ((directory, "it is an adapter: "), (directory / "adapter", "")):
+        if (adapter / ADAPTER_CONFIG).is_file():
+            base = read_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "MODEL"
+            return f"{lead}pass {base}+{adapter}"
     if (directory / "model" / "config.json").is_file():
         return f"pass {directory / 'model'}"
     gguf = sorted(directory.glob("*.gguf"))
@@ -198,20 +218,34 @@ def _check_weights(directory: Path) -> None:
 
 
 def _from_hub(repository: str, weights: bool) -> Path:
-    """Download (or find in the hub's own cache) the safetensors and text files of a hub repository; nothing else is fetched."""
+    """The safetensors and text files of a hub repository; nothing else is fetched, and no weights of a model that will not do."""
+    directory = _download(repository, _HUB_TEXT)
+    check_directory(directory, weights=False)
+    if weights:
+        directory = _download(repository, [*_HUB_TEXT, *_HUB_WEIGHTS])
+        check_directory(directory)
+    return directory
+
+
+def _download(repository: str, patterns: list[str]) -> Path:
+    """A snapshot of the files of a hub repository whose names match, downloaded or found in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     local = f"pass a local model directory, or a built-in: {', '.join(builtin.BUILTIN)}"
     try:
-        return Path(
-            snapshot_download(repository, allow_patterns=[*_HUB_TEXT, *(_HUB_WEIGHTS if weights else [])])
-        )
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ModelError(
+            f"there is no model `{repository}`: no such directory, and no id of a hub model",
+            fix=f"pass {_FORMS}",
+        ) from error
     except GatedRepoError as error:
         raise ModelError(
             f"the hub gives {repository} only to those who accepted its licence",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.errors import ConfigError, ModelError
 from bethink.core.seeds import derive_seed
-from bethink.models.adapter_files import by_pattern, read_adapter_config, read_pairs, write_adapter
+from bethink.models.adapter_files import read_adapter_config, read_pairs, write_adapter
 from bethink.models.lora_config import ALL_LINEAR, LoRAConfig, scale_of
 from bethink.models.lora_layer import (
     LoRALinear,
@@ -156,7 +156,7 @@ def load_adapter(model: nn.Module, directory: Path) -> LoRAConfig:
     """Put the adapter stored in `directory` on `model`, trainable and unmerged, and return its settings.
 
     The base weights are frozen. Which layers are adapted is read from the tensors themselves. Raises ModelError, naming the
-    module, when the adapter was made for another model or uses a feature we do not compute.
+    module or the setting, when the adapter was made for another model, is damaged, or uses a feature we do not compute.
     """
     if lora_layers(model):
         raise ModelError(
@@ -165,30 +165,20 @@ def load_adapter(model: nn.Module, directory: Path) -> LoRAConfig:
     settings = read_adapter_config(directory)
     pairs = read_pairs(directory)
     modules = dict(model.named_modules())
-    rslora = bool(settings.get("use_rslora"))
-    dropout = float(settings.get("lora_dropout") or 0.0)
     for name, (a, b) in pairs.items():
-        _check_fit(modules.get(name), name, a, b, settings, directory)
+        _check_fit(modules.get(name), name, a, b, settings.base_model_name_or_path, directory)
     model.requires_grad_(False)
     for name, (a, b) in pairs.items():
-        alpha = by_pattern(settings.get("alpha_pattern") or {}, name, settings.get("lora_alpha", 8))
-        layer = wrap(model, name, a.shape[0], scale_of(float(alpha), a.shape[0], rslora=rslora), dropout)
+        rank = a.shape[0]
+        layer = wrap(model, name, rank, settings.scale(name, rank), settings.dropout)
         layer.lora_A.data.copy_(a)
         layer.lora_B.data.copy_(b)
-    targets = settings.get("target_modules")
-    return LoRAConfig(
-        rank=int(settings.get("r", 8)),
-        alpha=float(settings.get("lora_alpha", 8)),
-        dropout=dropout,
-        targets=targets if isinstance(targets, str) else tuple(targets or pairs),
-        rslora=rslora,
-    )
+    return settings.lora(pairs)
 
 
 def _check_fit(
-    module: nn.Module | None, name: str, a: Tensor, b: Tensor, settings: Mapping[str, Any], directory: Path
+    module: nn.Module | None, name: str, a: Tensor, b: Tensor, made_for: str | None, directory: Path
 ) -> None:
-    made_for = settings.get("base_model_name_or_path")
     fix = (
         f"it was made for {made_for}: load it on that model"
         if made_for

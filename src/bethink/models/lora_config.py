@@ -26,7 +26,7 @@ class LoRAConfig(StrictModel):
     """
 
     rank: int = Field(64, ge=1)
-    alpha: float = Field(128.0, gt=0)
+    alpha: float = Field(128.0, gt=0, allow_inf_nan=False)
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str | tuple[str, ...] = ALL_LINEAR
     rslora: bool = False
@@ -36,17 +36,21 @@ class LoRAConfig(StrictModel):
     def _usable(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not targets:
             raise ValueError("name at least one layer, or say all-linear")
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-        return targets
+        return expression(targets) if isinstance(targets, str) else targets
 
     @property
     def scale(self) -> float:
         """The factor the product is multiplied by."""
         return scale_of(self.alpha, self.rank, rslora=self.rslora)
+
+
+def expression(text: str) -> str:
+    """`text`, a regular expression. Raises ValueError for one that is none."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return text
 
 
 def scale_of(alpha: float, rank: int, *, rslora: bool) -> float:

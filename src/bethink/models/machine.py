@@ -6,12 +6,14 @@ Reads what the system says of itself and measures nothing. torch is imported onl
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from bethink.core.config import nearest
 from bethink.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,6 +96,45 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_device(name: str | None) -> str:
+    """The device that `name` means: `cpu`, `cuda`, `cuda:N` or `mps`, as torch knows them; None or `auto` is the best there is.
+
+    Raises ConfigError for a name that means none, and for a device that is not there.
+    """
+    if name in (None, "auto"):
+        return best_device()
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        guess = nearest(name, ["cpu", "cuda", "mps"])
+        known = "use cpu, cuda, cuda:N (N counts from 0), mps or auto"
+        raise ConfigError(
+            f"there is no kind of device called `{name}`",
+            where="--device",
+            fix=f"did you mean `{guess}`?" if guess else known,
+        )
+    if name != "cpu" and (reason := _why_not(name)):
+        raise ConfigError(
+            f"the device `{name}` cannot be used: {reason}",
+            where="--device",
+            fix="use --device cpu, or leave it out for the best there is; `bethink doctor` shows what there is",
+        )
+    return name
+
+
+def _why_not(device: str) -> str | None:
+    """Why torch cannot use this GPU; None when it can."""
+    import torch
+
+    if device == "mps":
+        return None if torch.backends.mps.is_available() else "torch sees no Apple GPU"
+    if not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} was built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA GPU"
+    count = torch.cuda.device_count()
+    index = int(device.partition(":")[2] or 0)
+    return None if index < count else f"torch sees {count} GPU(s), the last is cuda:{count - 1}"
 
 
 def best_dtype(device: str) -> torch.dtype:

@@ -15,7 +15,7 @@ from bethink.chat.toggle import Mode, ToggleStyle
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import note
 from bethink.core.errors import TemplateError
-from bethink.models.lora import folded
+from bethink.models.prepacked import sampling_weights
 
 _PLACEHOLDER = "QUESTION-STANDS-HERE"
 
@@ -67,7 +67,7 @@ class SamplePair:
         message = {"role": "user", "content": self.question}
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0)
         questions = [Question(mode.value, (message,), mode, sampling) for mode in Mode]
-        with folded(model):
+        with sampling_weights(model):
             texts = {reply.id: reply.text for reply in dialogue.answer(questions)}
         quoted = "\n".join(f"> {line}" for line in self.question.splitlines())
         section = [f"## step {step}\n\n{quoted}\n"]

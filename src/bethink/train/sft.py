@@ -27,7 +27,7 @@ from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.models.load import load_model
 from bethink.models.locate import ModelFiles
 from bethink.models.lora import add_lora, save_adapter
-from bethink.models.machine import best_device, torch_dtype
+from bethink.models.machine import resolve_device, torch_dtype
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
 from bethink.train.config import FREE, SFTConfig, resume_command
@@ -55,28 +55,28 @@ class SFTResult:
 def run_sft(config: SFTConfig) -> SFTResult:
     """Fine-tune as `config` says and write everything into `config.output` (docs/sft.md lists the files).
 
-    A finished run is left alone. Raises DataError, ModelError, OutputError or PreflightError, and KeyboardInterrupt when it was
-    interrupted and has saved. A run whose data or model cannot be used leaves the output free for the next try; one that preflight
+    A finished run is left alone. Raises ConfigError (a device that is not there), DataError, ModelError, OutputError or
+    PreflightError, and KeyboardInterrupt when it was interrupted and has saved. A run whose data or model cannot be used leaves the output free for the next try; one that preflight
     stops keeps preflight.json, and goes on with --resume and the flag that allows it.
     """
     files, located = config.inputs()
+    device = torch.device(resolve_device(config.device))
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, files, located))
     try:
-        return _run(config, files, located)
+        return _run(config, files, located, device)
     except (ConfigError, DataError, ModelError):
         if not config.resume and not (config.output / "metrics.jsonl").exists():
             shutil.rmtree(config.output)
         raise
 
 
-def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> SFTResult:
+def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: torch.device) -> SFTResult:
     product = config.output / ("model" if config.full else "adapter")
     if product.exists():
         note(f"this run is finished: {product}")
         return _result(product)
     write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
 
-    device = torch.device(config.device or best_device())
     tokenizer = ChatTokenizer.load(located.directory)
     model, masters = _load(config, located, device)
     prove_head(model)

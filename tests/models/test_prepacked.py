@@ -1,0 +1,92 @@
+"""Rearranged weights compute what plain ones do, and leave a model in training as they found it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bethink.models.lora import LoRAConfig, add_lora, lora_layers, merge_
+from bethink.models.prepacked import PrepackedLinear, prepack_, sampling_weights
+from engine.tiny import tiny
+
+
+def adapted(dtype: torch.dtype = torch.float32) -> Any:
+    model = tiny("qwen2").to(dtype)  # its projections have biases
+    add_lora(model, LoRAConfig(rank=4), seed=0)
+    with torch.no_grad():
+        for layer in lora_layers(model).values():
+            layer.lora_B.normal_(std=0.2)
+    return model
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(torch.arange(48).view(2, 24), use_cache=False).logits.float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_for_sampling_only_computes_the_same(dtype: torch.dtype) -> None:
+    model = adapted(dtype)
+    merge_(model)
+    expected = logits(model)
+    prepack_(model)
+    assert not any(type(module) is nn.Linear for module in model.modules())
+    found = logits(model)
+    if dtype == torch.bfloat16:
+        assert torch.equal(found, expected)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_model_in_training_is_as_before_afterwards() -> None:
+    model = adapted()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected, modules = logits(model), list(model.modules())
+    with pytest.raises(KeyError), sampling_weights(model):
+        assert sum(isinstance(module, PrepackedLinear) for module in model.modules()) == 15
+        assert torch.allclose(logits(model), expected, rtol=1e-3, atol=1e-3)
+        raise KeyError
+    assert [id(module) for module in model.modules()] == [id(module) for module in modules]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(logits(model), expected)
+
+
+def test_the_plain_weights_are_freed() -> None:
+    model = tiny()
+    weights = [weight.data_ptr() for weight in model.parameters() if weight.ndim == 2]
+    prepack_(model)
+    left = {weight.data_ptr() for weight in model.parameters()}
+    assert len(left.intersection(weights)) == 1, "only the embedding is left"
+
+
+def test_a_row_does_not_depend_on_how_many_others_there_are() -> None:
+    layer = PrepackedLinear(torch.randn(96, 64), None)
+    x = torch.randn(64, 64)
+    for rows in (2, 3, 4, 5, 8, 24):
+        assert torch.equal(layer(x[:rows]), layer(x)[:rows]), rows
+
+
+def test_adapters_that_are_not_merged_stay() -> None:
+    model = adapted()
+    expected = logits(model)
+    prepack_(model)
+    assert lora_layers(model)
+    assert torch.equal(logits(model), expected)
+
+
+def test_without_the_operators_everything_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bethink.models import prepacked
+
+    prepacked._works.cache_clear()
+    monkeypatch.delattr(PrepackedLinear, "forward")
+    monkeypatch.setattr(PrepackedLinear, "forward", lambda self, x: 1 / 0, raising=False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    model = adapted()
+    modules = list(copy.copy(list(model.modules())))
+    with sampling_weights(model):
+        assert [id(module) for module in model.modules()] == [id(module) for module in modules]
+    monkeypatch.undo()
+    prepacked._works.cache_clear()
