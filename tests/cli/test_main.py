@@ -73,3 +73,35 @@ def test_what_cannot_be_is_said_before_anything_slow_is_imported(words, said, tm
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert said in result.stderr
     assert result.stdout.split("\n")[-2] == "1 []"
+
+
+def test_no_top_p_is_wrong_usage():
+    result = run("chat", "--model", "nowhere", "--top-p", "0")
+    assert result.returncode == 2
+    assert "--top-p" in result.stderr
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path):
+    program = (
+        "import sys\n"
+        "import bethink.recipe.report as report\n"
+        "def refuse(*_, **__): raise PermissionError(13, 'Permission denied', '/some/file')\n"
+        "report.write_report = refuse\n"
+        "from bethink.cli.main import main\n"
+        "sys.argv = ['bethink', 'report', '.']\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "error: the system refuses: Permission denied\n  at:  /some/file\n"
+
+
+@pytest.mark.parametrize("words", [["models", "list"], ["doctor"]])
+def test_a_pipe_that_nobody_reads_ends_the_program_quietly(words):
+    import os
+
+    read, write = os.pipe()
+    os.close(read)
+    result = subprocess.run([*BETHINK, *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (141, "")

@@ -8,7 +8,7 @@ import pytest
 
 from bethink.core.errors import ConfigError
 from bethink.recipe.schema import load_recipe, packaged_recipes, resolve, stage_references
-from bethink.recipe.stages import prepare
+from bethink.recipe.stages import KINDS, prepare
 
 GOOD = """\
 name: small
@@ -32,6 +32,21 @@ def write(folder: Path, text: str) -> str:
     path = folder / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture
+def evaluations(tmp_path: Path) -> str:
+    """Three evals that share options through an anchor, each in another way."""
+    return write(
+        tmp_path,
+        """\
+name: shared
+stages:
+  - {name: first, uses: eval, with: &h {model: m, tasks: [chain_sum], modes: [on, off], on: {temperature: 0.7}}}
+  - {name: second, uses: eval, with: {<<: *h, modes: off}}
+  - {name: third, uses: eval, with: *h}
+""",
+    )
 
 
 def fault(folder: Path, text: str, overrides: tuple[str, ...] = ()) -> str:
@@ -101,6 +116,7 @@ def test_overrides_reach_variables_stages_and_the_recipe(tmp_path: Path) -> None
         ("rows.problems=many", "valid integer"),
         ("rows.problems=[", "not valid YAML"),
         ("seed.x=3", "has no keys"),
+        ("more.seed=2024-13-01", "valid integer"),
     ],
 )
 def test_a_faulty_override_is_named(tmp_path: Path, override: str, message: str) -> None:
@@ -139,3 +155,38 @@ def test_a_stage_is_another_when_what_it_reads_is_another(tmp_path: Path) -> Non
     assert fingerprints("clean.workers=3") == usual
     changed = fingerprints("rows.problems=13")
     assert [a == b for a, b in zip(usual, changed, strict=True)] == [False, True, False]
+
+
+def test_on_and_off_are_words(evaluations: str, tmp_path: Path) -> None:
+    loaded = load_recipe(evaluations, ["third.modes=on", "third.off={top_p: 0.5}"])
+    first, second, third = (one.config for one in prepare(loaded, tmp_path / "run"))
+    assert [config.modes for config in (first, second, third)] == [("on", "off"), ("off",), ("on",)]  # type: ignore[attr-defined]
+    assert first.on.temperature == second.on.temperature == 0.7  # type: ignore[attr-defined]
+    assert third.off.top_p == 0.5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", ["on.temperature", "tasks.0", "size"])
+@pytest.mark.parametrize("stage", ["first", "second", "third"])
+def test_an_override_reaches_the_stage_it_names_and_no_other(evaluations: str, stage: str, path: str) -> None:
+    value = "1.5" if path == "on.temperature" else "7" if path == "size" else "leg_counting"
+    before = {one.name: one.options for one in load_recipe(evaluations).recipe.stages}
+    after = {
+        one.name: one.options for one in load_recipe(evaluations, [f"{stage}.{path}={value}"]).recipe.stages
+    }
+    assert [name for name in before if before[name] != after[name]] == [stage]
+
+
+def test_every_option_that_holds_a_path_is_watched_for_changes() -> None:
+    for name, kind in KINDS.items():
+        paths = {
+            key
+            for key, field in kind.config().model_fields.items()
+            if "Path" in str(field.annotation) and key != "output"
+        }
+        assert paths <= set(kind.reads), name
+
+
+@pytest.mark.parametrize("place", ["1", "-1", "x", "9" * 30])
+def test_a_place_that_a_list_has_not_is_named(evaluations: str, place: str) -> None:
+    with pytest.raises(ConfigError, match="no place in a list of 1"):
+        load_recipe(evaluations, [f"first.tasks.{place}=chain_sum"])

@@ -144,6 +144,33 @@ def test_what_a_model_wrote_is_shown_and_not_obeyed(road: Path, tmp_path: Path) 
     assert "script" not in page.tags
 
 
+def test_the_page_of_a_run_is_the_one_that_is_written_again(road: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(road, run_dir)
+    (run_dir / "report.html").unlink()
+    assert write_report(run_dir).read_bytes() == (road / "report.html").read_bytes()
+
+
+def test_the_page_says_that_the_run_is_finished_and_shows_no_stage_at_work(road: Path) -> None:
+    shown = Page((road / "report.html").read_text(encoding="utf-8")).shown
+    assert "finished 20" in shown
+    assert "not finished" not in shown
+    assert "running" not in shown
+
+
+@pytest.mark.parametrize("keep", [0.99, 0.5, 0.01])
+def test_files_that_were_being_written_give_a_page(road: Path, tmp_path: Path, keep: float) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(road, run_dir)
+    for path in (run_dir / "trained" / "samples.jsonl", run_dir / "adapter" / "metrics.jsonl"):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * keep)])
+    manifest = json.loads((road / "manifest.json").read_text())
+    manifest["stages"][5] |= {"state": "running", "finished": None}
+    (run_dir / "manifest.json").write_text(json.dumps(manifest))
+    assert "not finished" in Page(write_report(run_dir).read_text(encoding="utf-8")).shown
+
+
 def test_a_half_finished_run_has_a_page_too(road: Path, tmp_path: Path) -> None:
     manifest = json.loads((road / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from bethink.core.errors import BethinkError, ConfigError, OutputError
-from bethink.recipe.manifest import Manifest, load_manifest
+from bethink.recipe.manifest import Manifest, input_hashes, load_manifest
 from bethink.recipe.run import choose_directory, run_recipe
 from bethink.recipe.schema import load_recipe
+from bethink.recipe.stages import prepare
 
 TWO = """\
 name: two
@@ -97,6 +98,96 @@ def test_a_changed_input_file_is_another_input(tmp_path: Path, tiny_tokenizer_di
     rows.write_text(json.dumps(row | {"output": "The final answer is \\boxed{3}."}) + "\n")
     with pytest.raises(OutputError, match="clean"):
         go(str(path), tmp_path / "run")
+
+
+def test_a_changed_input_is_noticed_however_it_is_named(
+    tmp_path: Path, tiny_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a word without a slash, from the home directory, and beside what another stage makes."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    row = {"input": "What is 1 plus 1?", "output": "The final answer is \\boxed{2}.", "reasoning": "off"}
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "home").mkdir()
+    files = [tmp_path / "rows" / "a.jsonl", tmp_path / "home" / "b.jsonl", tmp_path / "c"]
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(
+        "name: own\nstages:\n"
+        "  - {name: made, uses: synthesize, with: {problems: 4, defects: 0}}\n"
+        f"  - {{name: one, uses: curate, with: {{input: [rows, ~/b.jsonl], tokenizer: {tiny_tokenizer_dir}}}}}\n"
+        f"  - {{name: two, uses: curate, with: {{input: ['${{stages.made}}', c], tokenizer: {tiny_tokenizer_dir}}}}}\n"
+    )
+
+    def fingerprints() -> list[str]:
+        return [one.fingerprint for one in prepare(load_recipe(str(recipe)), tmp_path / "run")]
+
+    for path in files:
+        path.write_text(json.dumps(row))
+    before = fingerprints()
+    for path, changed in zip(files, ([1], [1], [2]), strict=True):
+        path.write_text(json.dumps(row) + "\n")
+        now = fingerprints()
+        assert [index for index in range(3) if before[index] != now[index]] == changed, path
+        before = now
+    (tmp_path / "on").mkdir()  # like a word of the options that names no file
+    (tmp_path / "en").mkdir()
+    assert fingerprints() == before
+
+
+def test_any_text_may_be_looked_up_as_a_file(tmp_path: Path) -> None:
+    assert (
+        input_hashes(
+            {"question": "How many apples. " * 30, "nul": "\0", "none": "", "user": "~nobody-here/x"}
+        )
+        == {}
+    )
+
+
+def test_what_decides_no_byte_may_be_changed_in_a_run_that_is_done_or_stopped(
+    tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text(
+        "name: bad\nstages:\n"
+        "  - {name: rows, uses: synthesize, with: {problems: 40, defects: 0.5}}\n"
+        f"  - {{name: clean, uses: curate, with: {{input: ['${{stages.rows}}'], tokenizer: {tiny_tokenizer_dir}, workers: 1}}}}\n"
+    )
+    with pytest.raises(BethinkError) as stopped:
+        go(str(recipe), tmp_path / "run")
+    assert "--set clean.OPTION=VALUE" in str(stopped.value)
+    manifest = go(str(recipe), tmp_path / "run", "clean.max_bad_share=0.9")
+    assert [stage.attempts for stage in manifest.stages] == [1, 2]
+    manifest = go(str(recipe), tmp_path / "run", "clean.max_bad_share=0.8", "clean.block_bytes=99999")
+    assert [stage.attempts for stage in manifest.stages] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("uses", "options", "free"),
+    [
+        (
+            "sft",
+            "model: m, data: d",
+            ["keep=9", "checkpoint_every=1", "allow_dropped=1", "allow_memory=true"],
+        ),
+        (
+            "eval",
+            "model: m, tasks: chain_sum",
+            ["slots=9", "concurrency=1", "api_key_env=X", "name=x", "workers=1"],
+        ),
+    ],
+)
+def test_what_a_room_lets_a_resumed_run_change_changes_no_fingerprint(
+    tmp_path: Path, uses: str, options: str, free: list[str]
+) -> None:
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(f"name: one\nstages:\n  - {{name: it, uses: {uses}, with: {{{options}}}}}\n")
+
+    def fingerprint(*overrides: str) -> str:
+        (one,) = prepare(load_recipe(str(recipe), [f"it.{override}" for override in overrides]), tmp_path)
+        return one.fingerprint
+
+    assert fingerprint(*free) == fingerprint()
+    assert fingerprint("max_tokens=77") != fingerprint()
 
 
 def test_a_stage_whose_product_is_gone_is_run_again(recipe: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bethink.core.errors import ConfigError
 from bethink.engine.dialogue import Dialogue, LocalDialogue, open_dialogue
 from bethink.serve.app import create_app
 from bethink.serve.server import listen
-from bethink.serve.service import ServeOptions
+from bethink.serve.service import ServeOptions, Service
 
 # A random model's eight likeliest tokens do not include the end of turn: its text goes on to the limit.
 ENDLESS: Any = {"temperature": 1.0, "seed": 0, "extra_body": {"top_k": 8}}
@@ -32,6 +32,7 @@ class Served:
     url: str
     client: openai.OpenAI
     dialogue: Dialogue
+    service: Service
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def served(tiny_model_dir: Path) -> Iterator[Served]:
         time.sleep(0.01)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield Served(url, client, dialogue)
+        yield Served(url, client, dialogue, app.state.service)
     server.should_exit = True
     thread.join(10)
 
@@ -196,6 +197,12 @@ def test_requests_at_once_answer_as_they_would_alone(served: Served) -> None:
         ({"tempersture": 1}, 400, "tempersture"),
         ({"reasoning_effort": "wild"}, 400, None),
         ({"chat_template_kwargs": {"enable_thinking": "yes"}}, 400, None),
+        ({"top_k": 2**70}, 400, "top_k"),
+        (
+            {"messages": [*ASK, {"role": "assistant", "tool_calls": [{"id": "a", "type": "function"}]}]},
+            400,
+            "messages.1",
+        ),
         ({"messages": [{"role": "user", "content": "word " * 3000}]}, 400, None),
     ],
 )
@@ -210,6 +217,50 @@ def test_a_bad_request_is_refused_in_openais_shape(
     assert set(error) == {"message", "type", "param", "code"}
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+    assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 100_000,
+        '{"model": "tiny", "n": ' + "9" * 5000 + "}",
+        '{"model": "tiny", "messages": [{"role": "user", "content": "\\ud83d"}]}',
+        '{"model": "tiny", "stop": ["\\ud83d"], "messages": [{"role": "user", "content": "Hello"}]}',
+        '{"model": "\\ud83d", "messages": [{"role": "user", "content": "Hello"}]}',
+    ],
+    ids=["deep", "long number", "half a character", "in a stop", "in a name"],
+)
+def test_a_body_that_cannot_be_read_is_the_clients_fault(served: Served, body: str) -> None:
+    reply = httpx.post(f"{served.url}/v1/chat/completions", content=body, timeout=30)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].startswith("We could not parse the JSON body")
+
+
+def test_what_nobody_thought_of_is_an_error_of_the_same_shape(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bethink.serve.app.read_request", lambda body: 1 / 0)
+    reply = httpx.post(f"{served.url}/v1/chat/completions", json={}, timeout=30)
+    assert reply.status_code == 500
+    assert reply.json()["error"]["type"] == "server_error"
+
+
+def test_a_request_at_next_to_no_temperature_is_greedy_and_its_neighbour_unharmed(served: Served) -> None:
+    def ask(temperature: float) -> str | None:
+        reply = served.client.chat.completions.create(
+            model="tiny",
+            messages=ASK,
+            temperature=temperature,
+            seed=1,
+            max_tokens=200,
+            extra_body={"top_k": 8},
+        )
+        return reply.choices[0].message.content
+
+    with ThreadPoolExecutor(4) as pool:
+        cold, warm, greedy, again = pool.map(ask, (1e-50, 1.0, 0.0, 1.0))
+    assert cold == greedy != warm == again
 
 
 def test_a_missing_field_broken_json_and_unknown_paths_are_errors_of_the_same_shape(served: Served) -> None:
@@ -226,7 +277,13 @@ def test_a_missing_field_broken_json_and_unknown_paths_are_errors_of_the_same_sh
 
 def test_fields_that_ask_for_nothing_are_taken(served: Served) -> None:
     reply = served.client.chat.completions.create(
-        model="tiny", messages=ASK, max_completion_tokens=4, user="me", logprobs=False, presence_penalty=0
+        model="tiny",
+        messages=ASK,
+        max_completion_tokens=4,
+        user="me",
+        logprobs=False,
+        presence_penalty=0,
+        extra_body={"stream": None},
     )
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 4
@@ -257,8 +314,46 @@ def test_a_client_that_goes_away_frees_the_engine(served: Served, stream: bool) 
     served.client.chat.completions.create(model="tiny", messages=ASK, max_tokens=3)
 
 
+@pytest.fixture
+def slow_to_ask(served: Served, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Questions are rendered, but reach the engine only when the event is set."""
+    assert isinstance(served.dialogue, LocalDialogue)
+    engine, go = served.dialogue.engine, threading.Event()
+    generate = engine.generate
+
+    def later(requests: Any, **options: Any) -> Any:
+        go.wait(30)
+        return generate(requests, **options)
+
+    monkeypatch.setattr(engine, "generate", later)
+    return go
+
+
+def test_a_client_that_left_before_the_engine_was_asked_is_not_answered(
+    served: Served, slow_to_ask: threading.Event
+) -> None:
+    body = {"model": "tiny", "messages": ASK, "max_tokens": 1900, "temperature": 1, "top_k": 8}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=0.4)
+    time.sleep(0.5)  # the server hears of it
+    slow_to_ask.set()
+    started = time.monotonic()
+    time.sleep(0.3)
+    while running(served) and time.monotonic() - started < 10:
+        time.sleep(0.01)
+    assert time.monotonic() - started < 1.5
+
+
+def test_a_reply_that_the_servers_end_cuts_has_the_reason_length(served: Served) -> None:
+    options: Any = {"model": "tiny", "messages": ASK, "max_tokens": 1900, **ENDLESS}
+    chunks = iter(served.client.chat.completions.create(**options, stream=True))
+    next(chunks)
+    served.service.interrupt()
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
+    assert reasons[-1] == "length"
+    assert len(reasons) < 1000
+
+
 def test_a_port_in_use_is_said_before_a_model_is_loaded() -> None:
-    with listen("127.0.0.1", 0) as taken:
-        taken.listen()
-        with pytest.raises(ConfigError, match="cannot listen"):
-            listen("127.0.0.1", taken.getsockname()[1])
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen"):
+        listen("127.0.0.1", taken.getsockname()[1])

@@ -119,6 +119,32 @@ def test_a_piped_conversation_leaves_the_answers_alone(tiny_model_dir: Path) -> 
     assert "tokens/s" not in done.stdout
 
 
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX"])
+def test_bytes_that_are_no_text_cost_their_own_line_only(tiny_model_dir: Path, locale: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "bethink.cli.main",
+        "chat",
+        "--model",
+        str(tiny_model_dir),
+        "--max-tokens",
+        "4",
+    ]
+    done = subprocess.run(
+        command,
+        input=b"/no_think\nHello\n\xff\xfe there\nGr\xc3\xbc\xc3\x9fe\n",
+        capture_output=True,
+        env={**os.environ, "LC_ALL": locale},
+        timeout=120,
+    )
+    said = done.stderr.decode()
+    assert done.returncode == 1
+    assert said.count("tokens/s]") + said.count("token limit]") + said.count("tokens/s,") >= 2
+    assert said.count("is not UTF-8") == 1
+    assert "Traceback" not in said
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model_dir: Path) -> None:
     """On a real pseudo-terminal: a long answer is interrupted, the next one comes."""
     parent, child = pty.openpty()

@@ -49,6 +49,10 @@ def chat(
     from bethink.engine.dialogue import open_dialogue
     from bethink.serve.terminal import Chat, ChatOptions
 
+    if top_p == 0:
+        raise typer.BadParameter(
+            "0 leaves no token to draw; say more than 0, at most 1", param_hint="--top-p"
+        )
     mode, style, think = read_mode(thinking), read_style(toggle), read_tags(think_open, think_close)
     options = ChatOptions(
         mode=mode,

@@ -6,9 +6,12 @@ Each verb is a module of this package with a function of the same name, imported
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from bethink.core.errors import BethinkError
 
@@ -26,7 +29,23 @@ VERBS = {
     "report": "Write a run's HTML report again.",
 }
 
+
+class _ReaderGoneError(Exception):
+    """Nobody reads the output any more."""
+
+
+class _Verbs(TyperGroup):
+    """Lets a closed pipe through to `main`: Typer would take it for itself and end with its own exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+
+
 app = typer.Typer(
+    cls=_Verbs,
     name="bethink",
     help="Turn a language model into one that thinks before it answers, and knows when not to.",
     no_args_is_help=True,
@@ -67,19 +86,30 @@ def _register(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 a BethinkError, 2 wrong usage, 130 interrupted."""
-    _register(sys.argv[1:])
+    """Run the command line.
+
+    Exit codes: 0 done, 1 a BethinkError or what the system refused, 2 wrong usage, 130 interrupted, 141 nobody reads the output any more.
+    """
     try:
+        _register(sys.argv[1:])
         app()
     except BethinkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except _ReaderGoneError:
+        # What is still buffered cannot be written either, and Python would try to when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        where = None if error.filename is None else str(error.filename)
+        _fail(BethinkError(f"the system refuses: {error.strerror or error}", where=where))
+
+
+def _fail(error: BethinkError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

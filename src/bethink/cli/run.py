@@ -39,7 +39,7 @@ def run(
 
     from bethink.core.console import duration, note, out
     from bethink.evaluate.results import results_table
-    from bethink.recipe.plan import plan_table, plan_words
+    from bethink.recipe.plan import estimate, missing_inputs, plan_table, plan_words
     from bethink.recipe.results import read_results
     from bethink.recipe.run import choose_directory, run_recipe
     from bethink.recipe.schema import load_recipe
@@ -50,8 +50,9 @@ def run(
     directory = output or Path("runs") / loaded.recipe.name
     if dry_run:
         stages = prepare(loaded, directory.absolute())
-        out.print(plan_table(loaded.recipe, stages))
-        out.print(plan_words(loaded.recipe, stages), highlight=False)
+        lines = estimate(loaded.recipe, stages)
+        out.print(plan_table(lines))
+        out.print(plan_words(loaded.recipe, lines, missing_inputs(stages)), highlight=False)
         return
     if fresh_sibling:
         directory = choose_directory(directory, loaded.recipe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,23 +97,25 @@ def digest(value: Any) -> str:
 
 
 def input_hashes(options: Any) -> dict[str, str]:
-    """The files and directories named anywhere in a stage's options, each with a hash of what it holds now.
+    """The files and directories that are named anywhere in `options`, each with a hash of what it holds now.
 
-    A model spec `MODEL+ADAPTER` and a task spec `FILE:LAYOUT` name files too. A directory, and a file past 1 GiB, is known by its
-    files' sizes and modification times.
+    A model spec `MODEL+ADAPTER` and a task spec `FILE:LAYOUT` name files too, and `~` is the home directory. A directory, and a file past
+    1 GiB, is known by its files' sizes and modification times.
     """
     found: dict[str, str] = {}
     for text in _strings(options):
-        for candidate in {text, *text.split("+"), text.rpartition(":")[0]}:
-            if "/" not in candidate and "." not in candidate:
-                continue
-            path = Path(candidate)
-            if path.is_file():
-                found[candidate] = _file_hash(path)
-            elif path.is_dir():
-                listing = sorted(_stamp(file, path) for file in path.rglob("*") if file.is_file())
-                found[candidate] = digest(listing)
+        for candidate in {text, *text.split("+"), text.rpartition(":")[0]} - {""}:
+            # Any text may come here; os.path, unlike Path, takes what is no path for a file that is not there.
+            name = os.path.expanduser(candidate)
+            if os.path.isfile(name):
+                found[candidate] = _file_hash(Path(name))
+            elif os.path.isdir(name):
+                found[candidate] = digest(_listing(Path(name)))
     return dict(sorted(found.items()))
+
+
+def _listing(directory: Path) -> list[tuple[str, int, int]]:
+    return sorted(_stamp(file, directory) for file in directory.rglob("*") if file.is_file())
 
 
 def _file_hash(path: Path) -> str:

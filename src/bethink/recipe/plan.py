@@ -7,8 +7,8 @@ takes what `sampled_tokens_per_second` says. Memory is the sft stage's own prefl
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,8 @@ from rich import box
 from rich.table import Table
 
 from bethink.core.console import duration
+from bethink.core.errors import ConfigError
+from bethink.core.files import read_json
 from bethink.recipe.schema import Assume, Recipe, stage_references
 from bethink.recipe.stages import Prepared
 
@@ -43,7 +45,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
-    """The plan, stage by stage."""
+    """The plan, stage by stage. Raises ConfigError for a model's shape that no model has."""
     done: dict[str, Estimate] = {}
     for one in stages:
         before = [done[name] for name in stage_references(one.stage)]
@@ -146,7 +148,8 @@ def missing_inputs(stages: Sequence[Prepared]) -> list[Path]:
     """What curate stages read from outside the run and is not there yet."""
     configs: list[Any] = [one.config for one in stages if one.stage.uses == "curate"]
     made = {one.product for one in stages}
-    return [path for config in configs for path in config.input if path not in made and not path.exists()]
+    outside = [path for config in configs for path in config.input if path not in made]
+    return [path for path in outside if not os.path.exists(os.path.expanduser(path))]
 
 
 _ESTIMATES = {
@@ -160,19 +163,18 @@ _ESTIMATES = {
 
 
 def _memory(config: Any, assume: Assume) -> int | None:
-    """Peak bytes of the training, from the model's shape; None when the shape is not known."""
-    shape = assume.shape or _shape_of(config.model)
+    """Peak bytes of the training, from the model's shape; None when the shape is not known. Raises ConfigError for a shape of nothing."""
+    where, shape = ("assume.shape", assume.shape) if assume.shape is not None else _shape_of(config.model)
     if shape is None:
         return None
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from bethink.models.lora import add_lora
     from bethink.train.preflight import memory_needed
 
     capacity = config.tokens_per_microbatch or assume.tokens_per_microbatch
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape), dtype=torch.bfloat16)
+        model = _empty_model(shape, where)
         if not config.full:
             model.requires_grad_(False)
             add_lora(model, config.lora, seed=0)
@@ -182,27 +184,42 @@ def _memory(config: Any, assume: Assume) -> int | None:
     return needed
 
 
-def _shape_of(model: str) -> dict[str, Any] | None:
-    """The model's config when it is on this machine already; nothing is fetched to make a plan."""
+def _empty_model(shape: dict[str, Any], where: str) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape), dtype=torch.bfloat16)
+    except Exception as error:  # a shape can be wrong in as many ways as transformers has architectures
+        raise ConfigError(
+            f"no model has this shape: {' '.join(str(error).split())[:200]}",
+            where=where,
+            fix="give `model_type` and the sizes as the model's config.json has them",
+        ) from error
+
+
+def _shape_of(model: str) -> tuple[str, dict[str, Any] | None]:
+    """The model's config.json, and what is in it when it is on this machine already; nothing is fetched to make a plan."""
     from bethink.models.builtin import BUILTIN, cached, pull
 
-    directory = pull(model) if model in BUILTIN and cached(model) else Path(model)
-    path = directory / "config.json"
-    if not path.is_file():
-        return None
-    shape = json.loads(path.read_text(encoding="utf-8"))
-    shape.pop("quantization_config", None)
-    return dict(shape)
+    directory = str(pull(model)) if model in BUILTIN and cached(model) else model
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
+        return path, None
+    shape = read_json(Path(path))
+    if not isinstance(shape, dict):
+        raise ConfigError("a model's config.json is a mapping", where=path)
+    return path, {key: value for key, value in shape.items() if key != "quantization_config"}
 
 
-def plan_table(recipe: Recipe, stages: Sequence[Prepared]) -> Table:
+def plan_table(lines: Sequence[Estimate]) -> Table:
     """The plan for a terminal."""
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
     table.add_column("what", overflow="fold")
     for column in ("rows", "tokens", "hours", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
-    for line in estimate(recipe, stages):
+    for line in lines:
         table.add_row(
             line.stage,
             f"{line.uses}: {line.what}" if line.what else line.uses,
@@ -214,14 +231,13 @@ def plan_table(recipe: Recipe, stages: Sequence[Prepared]) -> Table:
     return table
 
 
-def plan_words(recipe: Recipe, stages: Sequence[Prepared]) -> str:
-    """What the estimates rest on, and their sum."""
+def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Path] = ()) -> str:
+    """What the estimates rest on, and their sum; missing: the inputs that are not there yet."""
     assume = recipe.assume
-    lines = estimate(recipe, stages)
     hours = [line.hours for line in lines if line.hours and line.uses == "sft"]
     sampling = [line.hours for line in lines if line.hours and line.uses == "eval"]
     text = f"{recipe.name}: {len(lines)} stages, every option checked, nothing run."
-    if missing := missing_inputs(stages):
+    if missing:
         text += f"\nNot here yet: {', '.join(map(str, missing))}."
     if hours and assume.tflops and assume.parameters:
         text += (

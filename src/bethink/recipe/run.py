@@ -7,7 +7,6 @@ says so with the fingerprint it would have now; see `stages.Prepared`.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import shutil
 import sys
@@ -17,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bethink.core.console import duration, note
-from bethink.core.errors import OutputError
-from bethink.core.files import explain_os_errors
+from bethink.core.errors import BethinkError, OutputError
+from bethink.core.files import explain_os_errors, only_process
 from bethink.recipe.environment import describe
 from bethink.recipe.manifest import Manifest, StageRecord, digest, load_manifest, now
 from bethink.recipe.results import write_results
@@ -97,18 +96,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
                 where=str(run_dir),
                 fix="choose another --output",
             )
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = run_dir / ".lock"
-        lock.touch()
-    with open(lock, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                "another process is running in this directory",
-                where=str(run_dir),
-                fix="wait for it, or choose another --output",
-            ) from None
+    with only_process(run_dir):
         yield
 
 
@@ -181,6 +169,12 @@ def _run_stage(one: Prepared, record: StageRecord, manifest: Manifest, run_dir: 
             one.kind.run(one.with_resume() if half_done else one.config)
         record.state = "done"
         record.finished = now()
+    except BethinkError as error:
+        if error.fix and "--" in error.fix:
+            error.fix += (
+                f"; in this run an option is --set {one.stage.name}.OPTION=VALUE, and it resumes by itself"
+            )
+        raise
     finally:
         record.seconds = round(before + time.monotonic() - started, 3)
         record.peak_memory_bytes = max(record.peak_memory_bytes, watch.peak_bytes)

@@ -15,10 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, StringConstraints, model_validator
 
-from bethink.core.config import Path_, StrictModel, load_yaml, nearest, validate
+from bethink.core.config import Path_, StrictModel, load_yaml, nearest, parse_yaml, validate
 from bethink.core.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -151,14 +150,11 @@ def load_recipe(spec: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
 def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) -> None:
     where = f"--set {override}"
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
+    name, equals, text = override.partition("=")
+    parts = name.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError("an override is written KEY=VALUE", where=where, fix="for example --set seed=1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value is not valid YAML: {error}", where=where) from error
+    value, _ = parse_yaml(text, where)
     stages = document.get("stages")
     by_name = {
         stage["name"]: index
@@ -182,15 +178,28 @@ def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) 
             fix=f"did you mean `{guess}`?" if guess else f"stages: {', '.join(by_name)}",
         )
     target: Any = document
-    for part in path[:-1]:
-        if isinstance(target, dict):
-            target = target.setdefault(part, {})
-        elif isinstance(target, list) and isinstance(part, int):
-            target = target[part]
-        if not isinstance(target, dict | list):
-            raise ConfigError(f"`{part}` is a value, it has no keys", where=where)
-    target[path[-1]] = value
+    for depth, part in enumerate(path):
+        key: Any = part
+        if isinstance(target, list):
+            path[depth] = key = _place(part, target, where)
+        elif not isinstance(target, dict):
+            raise ConfigError(f"`{path[depth - 1]}` is a value, it has no keys", where=where)
+        if depth == len(path) - 1:
+            target[key] = value
+        else:
+            target = target[key] if isinstance(target, list) else target.setdefault(key, {})
     lines[tuple(path)] = 0  # overridden: no line of the file is to blame
+
+
+def _place(part: str | int, items: list[Any], where: str) -> int:
+    """The index in a list that a part of an override means."""
+    if str(part).isdecimal() and int(part) < len(items):
+        return int(part)
+    raise ConfigError(
+        f"`{part}` is no place in a list of {len(items)}",
+        where=where,
+        fix="places count from 0; or give the whole list, KEY=[a, b]",
+    )
 
 
 def references(value: Any) -> Iterator[tuple[Path_, str]]:

@@ -20,16 +20,21 @@ from bethink.recipe.schema import LoadedRecipe, Stage, references, resolve
 GIVEN = ("output", "resume")
 """Options that only the runner sets."""
 
-_DO_NOT_CHANGE_BYTES = frozenset({"output", "resume", "workers"})
+
+def _all(config: StrictModel) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(GIVEN))
 
 
 @dataclass(frozen=True)
 class StageKind:
-    """config: the room's model (imported on demand); run: does the work; product: what a later stage's `${stages.NAME}` means."""
+    """config: the room's model (imported on demand); run: does the work; product: what a later stage's `${stages.NAME}` means;
+    reads: the options that name files; deciding: those that decide its bytes, as the room sees it, as JSON values."""
 
     config: Callable[[], type[StrictModel]]
     run: Callable[[Any], object]
     product: Callable[[Path, Any], Path]
+    reads: tuple[str, ...] = ()
+    deciding: Callable[[Any], dict[str, Any]] = _all
 
 
 class ReportConfig(StrictModel):
@@ -54,6 +59,14 @@ def _run(module: str, name: str) -> Callable[[Any], object]:
     return run
 
 
+def _all_but(module: str, name: str) -> Callable[[Any], dict[str, Any]]:
+    def deciding(config: StrictModel) -> dict[str, Any]:
+        free = getattr(importlib.import_module(f"bethink.{module}"), name)
+        return config.model_dump(mode="json", exclude={*GIVEN, *free})
+
+    return deciding
+
+
 def _report(config: ReportConfig) -> None:
     from bethink.recipe.report import write_report
 
@@ -70,21 +83,28 @@ KINDS: dict[str, StageKind] = {
         config=_config("curate.config", "CurateConfig"),
         run=_run("curate.pipeline", "curate"),
         product=lambda folder, _: folder,
+        reads=("input", "tokenizer"),
+        deciding=lambda config: config.deciding(),
     ),
     "sft": StageKind(
         config=_config("train.config", "SFTConfig"),
         run=_run("train.sft", "run_sft"),
         product=lambda folder, config: folder / ("model" if config.full else "adapter"),
+        reads=("model", "data", "eval_data"),
+        deciding=_all_but("train.config", "FREE"),
     ),
     "eval": StageKind(
         config=_config("evaluate.config", "EvalConfig"),
         run=_run("evaluate.runner", "run_eval"),
         product=lambda folder, _: folder,
+        reads=("model", "adapter", "tasks", "exclude"),
+        deciding=_all_but("evaluate.runner", "FREE"),
     ),
     "compare": StageKind(
         config=_config("evaluate.compare", "CompareConfig"),
         run=_run("evaluate.compare", "run_compare"),
         product=lambda folder, _: folder,
+        reads=("a", "b"),
     ),
     "report": StageKind(
         config=lambda: ReportConfig,
@@ -136,7 +156,8 @@ def _prepare_stage(
 ) -> Prepared:
     at = loaded.at(stage)
     folder = run_dir / stage.name
-    model = KINDS[stage.uses].config()
+    kind = KINDS[stage.uses]
+    model = kind.config()
     for key in GIVEN:
         if key in stage.options:
             raise ConfigError(
@@ -149,7 +170,7 @@ def _prepare_stage(
 
     def identity_of(name: str) -> Any:
         space, _, key = name.partition(".")
-        return loaded.recipe.vars[key] if space == "vars" else f"stage:{earlier[key].fingerprint}"
+        return loaded.recipe.vars[key] if space == "vars" else f"${{{earlier[key].fingerprint}}}"
 
     options = resolve(stage.options, path_of)
     given: dict[str, Any] = {"output": str(folder)}
@@ -159,17 +180,17 @@ def _prepare_stage(
         given["name"] = stage.name
     config = validate(model, {**given, **options}, name=loaded.source, lines=dict(loaded.lines), at=at)
 
-    identity = config.model_dump(mode="json")
-    referring = {path[0] for path, name in references(stage.options) if name.startswith("stages.")}
-    identity |= {str(key): resolve(stage.options[str(key)], identity_of) for key in referring}
-    identity = {key: value for key, value in identity.items() if key not in _DO_NOT_CHANGE_BYTES}
-    inputs = input_hashes({key: value for key, value in identity.items() if key not in referring})
+    # What another stage makes is known by that stage's fingerprint, and is no file of the outside.
+    identity = kind.deciding(config)
+    referring = {str(path[0]) for path, name in references(stage.options) if name.startswith("stages.")}
+    identity |= {key: resolve(stage.options[key], identity_of) for key in referring & identity.keys()}
+    inputs = input_hashes([identity[key] for key in kind.reads])
     before = [one.fingerprint for one in earlier.values()] if stage.uses == "report" else []
     return Prepared(
         stage=stage,
         folder=folder,
         config=config,
-        product=KINDS[stage.uses].product(folder, config),
+        product=kind.product(folder, config),
         fingerprint=digest([stage.uses, identity, inputs, before]),
         inputs=inputs,
     )

@@ -6,7 +6,6 @@ Routes, status codes and disconnects; `service.py` does the work.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from bethink.engine.dialogue import Dialogue, Reply
 from bethink.serve.protocol import ApiError, ChatRequest, completion, read_request
-from bethink.serve.service import Answering, Event, ServeOptions, Service
+from bethink.serve.service import Answering, Event, ServeOptions, Service, as_api_error
 from bethink.serve.stream import ChunkWriter, error_event
 
 _DISCONNECT_POLL_SECONDS = 0.1
@@ -49,6 +48,11 @@ def create_app(dialogue: Dialogue, options: ServeOptions) -> FastAPI:
         message = f"{error.detail}: {request.method} {request.url.path}"
         return JSONResponse(ApiError(error.status_code, message).body, error.status_code)
 
+    @app.exception_handler(Exception)
+    async def on_any_error(request: Request, error: Exception) -> JSONResponse:
+        failure = as_api_error(error)
+        return JSONResponse(failure.body, failure.status)
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
@@ -68,11 +72,7 @@ def create_app(dialogue: Dialogue, options: ServeOptions) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request) -> Response:
-        try:
-            body = await http.json()
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ApiError(400, f"We could not parse the JSON body of your request: {error}") from error
-        request = read_request(body)
+        request = read_request(await http.body())
         answering = service.answer(request)
         if request.stream:
             return await _streamed(answering, request)

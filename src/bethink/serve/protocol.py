@@ -7,6 +7,7 @@ engines; `service.py` turns a request into questions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -58,10 +59,18 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One message. An assistant's earlier reasoning is taken and not shown to the model again."""
+    """One message. An assistant's earlier reasoning is taken and not shown to the model again; its calls of tools are refused."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_nothing(cls, message: Any) -> Any:
+        for name in ("tool_calls", "function_call"):
+            if isinstance(message, Mapping) and message.get(name):
+                raise ValueError(f"`{name}` is not supported by this server")
+        return message
 
     @model_validator(mode="after")
     def _has_content(self) -> ChatMessage:
@@ -93,7 +102,7 @@ class ChatRequest(BaseModel):
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=128)
     stop: str | list[str] | None = None
@@ -101,7 +110,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     min_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = None
     reasoning_effort: str | None = None
@@ -152,10 +161,10 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def read_request(body: Any) -> ChatRequest:
-    """A parsed JSON body as a request. Raises ApiError 400 for the first fault, naming the field."""
+def read_request(body: bytes) -> ChatRequest:
+    """A request's body. Raises ApiError 400 for what is no JSON or no text, and for the first fault of a field, naming it."""
     try:
-        return ChatRequest.model_validate(body)
+        return ChatRequest.model_validate(_parsed(body))
     except ValidationError as error:
         faults = error.errors()
         # Of a union's complaints the deepest is about what was meant.
@@ -174,11 +183,21 @@ def read_request(body: Any) -> ChatRequest:
         raise ApiError(400, f"'{param}': {message}" if param else message, param=param) from None
 
 
-_FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.CANCELLED: "stop"}
+def _parsed(body: bytes) -> Any:
+    try:
+        value = json.loads(body)
+        # JSON can spell half a character, which is no text.
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"We could not parse the JSON body of your request: {error}") from error
+    return value
+
+
+_FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.CANCELLED: "length"}
 
 
 def finish_word(reply: Reply) -> str:
-    """The reply's end in the protocol's words."""
+    """The reply's end in the protocol's words: one that was cut, by its limit or by the server's end, has the reason `length`."""
     return _FINISH[reply.finish_reason]
 
 

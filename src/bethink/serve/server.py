@@ -15,12 +15,16 @@ _GRACE_SECONDS = 3
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises ConfigError when the address cannot be had."""
+    """A listening socket, so that the port is taken from now on: clients that come before `run` wait. Port 0 takes a free one.
+
+    Raises ConfigError when the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise ConfigError(

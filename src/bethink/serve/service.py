@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -51,7 +52,7 @@ class Answering:
         self._index = {question.id: index for index, question in enumerate(questions)}
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        self._left = False
+        self._left, self._interrupted = threading.Event(), threading.Event()
         self._work = service.pool.submit(self._run)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -66,21 +67,24 @@ class Answering:
 
     def stop(self) -> None:
         """Nobody waits for the rest: end it."""
-        self._left = True
+        self._left.set()
         self._work.cancel()
         self.interrupt()
         self._service.running.discard(self)
 
     def interrupt(self) -> None:
         """End the choices where they stand; their replies still come."""
+        self._interrupted.set()
         for question in self._questions:
             self._service.dialogue.cancel(question.id)
 
     def _run(self) -> None:
+        if self._left.is_set():
+            return
         try:
             for reply in self._service.dialogue.answer(self._questions, on_text=self._on_text):
                 self._put((self._index[reply.id], reply))
-                if self._left:
+                if self._left.is_set():
                     return
             self._put(None)
         except Exception as error:  # noqa: BLE001 - raised where the client's handler waits
@@ -89,6 +93,8 @@ class Answering:
             self._put(error)
 
     def _on_text(self, question_id: str, piece: Piece) -> None:
+        if self._interrupted.is_set():  # perhaps before the engine had the question, so that it did not hear
+            self._service.dialogue.cancel(question_id)
         self._put((self._index[question_id], piece))
 
     def _put(self, event: Event | BaseException | None) -> None:
@@ -126,7 +132,7 @@ class Service:
                 reasoning_effort=request.reasoning_effort,
             )
         except ConfigError as error:
-            raise ApiError(400, str(error)) from error
+            raise ApiError(400, error.what) from error
         mode = asked or self.options.mode
         chosen: dict[str, Any] = {
             "temperature": request.temperature,
@@ -172,9 +178,9 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ConfigError | TemplateError | DataError):
-        return ApiError(400, str(error))
+        return ApiError(400, error.what)
     if isinstance(error, EndpointError):
-        return ApiError(502, str(error), kind="upstream_error")
+        return ApiError(502, error.what, kind="upstream_error")
     if isinstance(error, BethinkError):
-        return ApiError(503, str(error), kind="server_error")
-    return ApiError(500, f"{type(error).__name__} while generating", kind="server_error")
+        return ApiError(503, error.what, kind="server_error")
+    return ApiError(500, f"{type(error).__name__} in the server", kind="server_error")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from bethink.chat.parse import Piece
@@ -94,7 +95,10 @@ class Chat:
                 f"{self.dialogue.name}, thinking {self.mode}. /help lists the commands, Ctrl-C stops an answer."
             )
         for line in self._lines():
-            if line.strip() and not self.handle(line.strip()):
+            if not _is_text(line):
+                self.failures += 1
+                self._say("error: the line is not UTF-8, and was not sent")
+            elif line.strip() and not self.handle(line.strip()):
                 break
 
     def handle(self, line: str) -> bool:
@@ -159,6 +163,9 @@ class Chat:
         return reply
 
     def _lines(self) -> Iterator[str]:
+        if isinstance(self._in, TextIOWrapper):
+            # Bytes that are no text come as surrogates, whatever the locale, and cost their own line only.
+            self._in.reconfigure(encoding="utf-8", errors="surrogateescape")
         if not self._in.isatty():
             yield from self._in
             return
@@ -176,6 +183,10 @@ class Chat:
     def _say(self, text: str) -> None:
         dim, plain = (_DIM, _PLAIN) if self._err.isatty() else ("", "")
         print(f"{dim}{text}{plain}", file=self._err, flush=True)
+
+
+def _is_text(line: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in line)
 
 
 def figures(reply: Reply, seconds: float) -> str:

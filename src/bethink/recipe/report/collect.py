@@ -1,4 +1,5 @@
-"""What the page shows, gathered from what the stages wrote. Everything is optional: a half-finished run has a report too.
+"""What the page shows, gathered from what the stages wrote. Everything is optional: a half-finished run has a report too, and the page of
+a run at work is what its files hold at that moment.
 
 Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json (curate), metrics.jsonl (sft), samples.jsonl
 (eval), comparison.json (compare).
@@ -17,7 +18,7 @@ from bethink.chat.toggle import DEFAULT_FORMAT, Mode
 from bethink.core.errors import DataError
 from bethink.core.files import read_json, read_jsonl
 from bethink.curate.report import Report as CurateReport
-from bethink.recipe.manifest import Manifest, load_manifest
+from bethink.recipe.manifest import Manifest, StageRecord, load_manifest
 from bethink.recipe.report.examples import Example, choose_examples
 from bethink.recipe.results import read_results
 
@@ -84,6 +85,26 @@ class Story:
     examples: tuple[Example, ...] = ()
 
     @property
+    def stages(self) -> list[StageRecord]:
+        """The stages that the page tells of: all but the one that writes it, which is never done by then."""
+        return [stage for stage in self.manifest.stages if stage.uses != "report"]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in them, over all attempts."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return max((stage.peak_memory_bytes for stage in self.stages), default=0)
+
+    @property
+    def finished(self) -> str | None:
+        """When the last of them was done; None while one is not."""
+        times = [stage.finished for stage in self.stages if stage.state == "done" and stage.finished]
+        return max(times) if len(times) == len(self.stages) > 0 else None
+
+    @property
     def models(self) -> list[str]:
         return list(dict.fromkeys(row["model"] for row in self.rows))
 
@@ -115,7 +136,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         elif record.uses == "curate" and (folder / "report.json").exists():
             curations.append(_curation(record.name, folder, planted))
         elif record.uses == "sft" and (folder / "metrics.jsonl").exists():
-            metrics = tuple(read_jsonl(folder / "metrics.jsonl"))
+            metrics = tuple(read_jsonl(folder / "metrics.jsonl", growing=True))
             if metrics:
                 trainings.append(Training(record.name, record.options, metrics))
         elif record.uses == "compare" and (folder / "comparison.json").exists():

@@ -5,7 +5,7 @@ Questions are chosen so that each kind of outcome is seen, first of all what thi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ _LONGEST = 6_000
 
 Column = tuple[str, str]
 """(eval stage, mode)."""
+Key = tuple[str, str]
+"""(task, problem id)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +57,56 @@ def choose_examples(
     evals: Mapping[str, Path], count: int, *, think: ThinkFormat = DEFAULT_FORMAT
 ) -> tuple[Example, ...]:
     """Up to `count` questions. evals: eval stage → its samples.jsonl, in stage order; think: the model's tags."""
-    columns = _columns(evals)
-    if not columns or count < 1:
+    if not evals or count < 1:
         return ()
-    verdicts = {column: _verdicts(evals[column[0]], column[1]) for column in columns}
+    stages = list(evals)
+    first, last = stages[0], stages[-1]
+    outcomes = {stage: _outcomes(evals[stage]) for stage in {first, last}}
+    # First stage on, last stage off, last stage on; fewer when there are fewer.
+    wanted = dict.fromkeys([(first, "on"), (last, "off"), (last, "on")])
+    verdicts = {column: found for column in wanted if (found := outcomes[column[0]].get(column[1]))}
+    if not verdicts:
+        return ()
+    columns = list(verdicts)
     shared = [key for key in verdicts[columns[-1]] if all(key in verdicts[column] for column in columns)]
     chosen = _spread({key: tuple(verdicts[column][key] for column in columns) for key in shared}, count)
-    found = {column: _fetch(evals[column[0]], column[1], set(chosen)) for column in columns}
-    return tuple(_example([(column, found[column][key]) for column in columns], think) for key in chosen)
+    rows = {stage: _fetch(evals[stage], set(chosen)) for stage in outcomes}
+    return tuple(
+        _example([((stage, mode), rows[stage][mode, key]) for stage, mode in columns], think)
+        for key in chosen
+    )
 
 
-def _columns(evals: Mapping[str, Path]) -> list[Column]:
-    """First stage on, last stage off, last stage on; fewer when there are fewer."""
-    if not evals:
-        return []
-    first, last = next(iter(evals)), next(reversed(list(evals)))
-    wanted = [(first, "on"), (last, "off"), (last, "on")]
-    return [column for column in dict.fromkeys(wanted) if _verdicts(evals[column[0]], column[1])]
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The first sample of each problem and mode."""
+    return (row for row in read_jsonl(path, growing=True) if not row.get("sample"))
 
 
-def _rows(path: Path, mode: str) -> Any:
-    return (row for row in read_jsonl(path) if row["mode"] == mode and not row.get("sample"))
-
-
-def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+def _key(row: Mapping[str, Any]) -> Key:
     return row["task"], row["id"]
 
 
-def _verdicts(path: Path, mode: str) -> dict[tuple[str, str], str]:
-    return {_key(row): row["verdict"] for row in _rows(path, mode)}
+def _outcomes(path: Path) -> dict[str, dict[Key, str]]:
+    """Mode → problem → verdict."""
+    found: dict[str, dict[Key, str]] = {}
+    for row in _rows(path):
+        found.setdefault(row["mode"], {})[_key(row)] = row["verdict"]
+    return found
 
 
-def _fetch(path: Path, mode: str, keys: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    return {_key(row): row for row in _rows(path, mode) if _key(row) in keys}
+def _fetch(path: Path, keys: set[Key]) -> dict[tuple[str, Key], dict[str, Any]]:
+    """The whole rows of some problems, by mode and problem: the rest, which may be gigabytes, is not kept."""
+    return {(row["mode"], _key(row)): row for row in _rows(path) if _key(row) in keys}
 
 
-def _spread(outcomes: Mapping[tuple[str, str], tuple[str, ...]], count: int) -> list[tuple[str, str]]:
+def _spread(outcomes: Mapping[Key, tuple[str, ...]], count: int) -> list[Key]:
     """Keys taken in turn from the kinds of outcome: last column right and another wrong, last wrong, all the same."""
-    kinds: dict[int, list[tuple[str, str]]] = {0: [], 1: [], 2: []}
+    kinds: dict[int, list[Key]] = {0: [], 1: [], 2: []}
     for key, words in outcomes.items():
         right = [word == "correct" for word in words]
         kinds[2 if len(set(right)) == 1 and right[-1] else 0 if right[-1] else 1].append(key)
     pattern = [0, 0, 1, 2]
-    chosen: list[tuple[str, str]] = []
+    chosen: list[Key] = []
     while len(chosen) < count and any(kinds.values()):
         for kind in pattern:
             if kinds[kind] and len(chosen) < count:

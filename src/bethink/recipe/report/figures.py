@@ -78,6 +78,7 @@ def accuracy_bars(rows: Sequence[dict[str, Any]], task: str) -> str:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.22)  # room for the label of a full bar
         axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        axes.spines["bottom"].set_bounds(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         return _svg(
             figure, "accuracy", f"Accuracy on {task} by model, thinking off and on, with 95 % intervals"
@@ -269,7 +270,7 @@ def _legend_above(axes: Any) -> None:
 
 def _share(points: int) -> float:
     """How much of the past a smoothed curve of so many points keeps: none in a short run."""
-    return min(0.97, max(0.0, 1 - 10 / points))
+    return min(0.97, max(0.0, 1 - 30 / points))
 
 
 def _line_style(mode: str) -> dict[str, Any]:
