@@ -54,7 +54,9 @@ def plot_loss(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
         axes.legend(frameon=False)
     for kind in ("svg", "png"):
         with atomic_path(directory / f"loss.{kind}") as temporary:
-            figure.savefig(temporary, format=kind, dpi=120)
+            figure.savefig(
+                temporary, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None
+            )
 
 
 def epoch_ends(rows: Sequence[Mapping[str, Any]]) -> list[int]:
