@@ -128,3 +128,13 @@ def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
     result = run("--recipe", "quickstrat")
     assert isinstance(result.exception, ConfigError)
     assert "quickstart" in str(result.exception)
+
+
+@pytest.mark.usefixtures("easy")
+def test_bench_tells_what_the_machine_can_do(tiny_model_dir: Path) -> None:
+    shown = run("--bench", "--model", str(tiny_model_dir), "--device", "cpu")
+    assert shown.exit_code == 0, shown.output
+    for words in ("products of 64 rows", "GFLOP/s", "reading memory", "decoding 16 rows", "tokens/s"):
+        assert words in shown.output
+    document = json.loads(run("--bench", "--json", "--model", str(tiny_model_dir)).stdout)
+    assert document["bench"]["bandwidth"] > 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bethink.cli.options import Device
 
 if TYPE_CHECKING:
     from bethink.models.checkup import Finding
@@ -18,6 +20,14 @@ def doctor(
         bool, typer.Option("--network", help="Also ask whether the model hub answers.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench", help="Also measure how fast this machine is, and what a model could reach on it."
+        ),
+    ] = False,
+    model: Annotated[str, typer.Option(help="The model of --bench.")] = "smollm2-135m",
+    device: Device = None,
 ) -> None:
     """Examine this machine. Exits with 1 when something required is missing."""
     from bethink.core.config import nearest
@@ -33,19 +43,69 @@ def doctor(
         )
     findings = examine(recipe, network=network)
     missing = [finding for finding in findings if finding.state is State.MISSING]
+    measured = _measure(model, device) if bench else None
     if json:
-        _print_json(findings, ready=not missing)
+        _print_json(findings, measured, ready=not missing)
     else:
         _print_tables(findings, recipe)
+        if measured:
+            _print_speed(measured, model)
     if missing:
         raise typer.Exit(1)
 
 
-def _print_json(findings: list[Finding], *, ready: bool) -> None:
+def _measure(model: str, device: str | None) -> dict[str, Any]:
+    """The device's speed in the number format it is best at, and the most tokens a second it allows the model."""
+    from dataclasses import asdict
+
+    from transformers import AutoConfig
+
+    from bethink.core.console import note
+    from bethink.models.cost import Shape
+    from bethink.models.locate import locate
+    from bethink.models.machine import best_dtype, resolve_device
+    from bethink.models.speed import floors, measure
+
+    directory, device = locate(model).directory, resolve_device(device)
+    note("measuring (a few seconds; nothing else should be running)")
+    speed = measure(device, best_dtype(device))
+    shape = Shape.of(AutoConfig.from_pretrained(directory, local_files_only=True))
+    return asdict(speed) | {"tokens_per_second": floors(shape, speed)}
+
+
+def _print_speed(measured: dict[str, Any], model: str) -> None:
+    from rich.table import Table
+
+    from bethink.core.console import out
+
+    out.print()
+    out.print(
+        f"{measured['device']} in {measured['dtype']}, {measured['threads']} threads",
+        style="bold",
+        highlight=False,
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=30)
+    table.add_column(justify="right")
+    for rows, rate in measured["products"].items():
+        table.add_row(f"  products of {rows:,} row{'s' if rows > 1 else ''}", f"{rate / 1e9:,.0f} GFLOP/s")
+    table.add_row("  reading memory", f"{measured['bandwidth'] / 1e9:,.1f} GB/s")
+    out.print(table)
+    out.print(f"at most, with {model}", style="bold", highlight=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=30)
+    table.add_column(justify="right")
+    for work, rate in measured["tokens_per_second"].items():
+        table.add_row(f"  {work}", f"{rate:,.0f} tokens/s")
+    out.print(table)
+
+
+def _print_json(findings: list[Finding], measured: dict[str, Any] | None, *, ready: bool) -> None:
     import json
     from dataclasses import asdict
 
-    print(json.dumps({"ready": ready, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    document = {"ready": ready, "findings": [asdict(finding) for finding in findings]}
+    print(json.dumps(document | ({"bench": measured} if measured else {}), indent=2))
 
 
 def _print_tables(findings: list[Finding], recipe: str) -> None:

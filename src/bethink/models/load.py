@@ -20,7 +20,6 @@ from bethink.core.errors import ModelError
 from bethink.models import attention
 from bethink.models.lora import load_adapter, merge_
 from bethink.models.machine import best_device, best_dtype, free_memory
-from bethink.models.norms import fuse_norms
 from bethink.models.weights import tensor_sizes
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ def load_model(
         ) from error
     model.eval()
     model.config.use_cache = False
-    fuse_norms(model)
     prove_attention(model, files.name)
     if files.adapter is not None:
         load_adapter(model, files.adapter)
