@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
 import random
 import re
 import resource
@@ -29,11 +27,11 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "grading.json"
+from harness import machine, write
+
 GOAL = 5.0
 
 
@@ -69,8 +67,7 @@ def main() -> None:
         file.flush()
         runs = measure(Path(file.name), options)
     result = summary(items, runs, options)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write("grading", result)
     report(result)
 
 
@@ -283,12 +280,7 @@ def summary(
         if ours != theirs
     ]
     return {
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
-        "versions": {name: version(name) for name in ("bethink", "math-verify", "sympy")},
+        "machine": machine("bethink", "math-verify", "sympy"),
         "items": len(items),
         "rounds": options.rounds,
         "seconds": {name: [round(run["seconds"], 2) for run in done] for name, done in runs.items()},
@@ -335,7 +327,7 @@ def report(result: dict[str, Any]) -> None:
         print(
             f"{ratio} times as fast as {name} ({result['speedup_in_cpu_time'][name]} in CPU time); goal {GOAL:g}"
         )
-    print(f"{len(result['differing'])} of {result['items']} verdicts differ, see {RESULTS}")
+    print(f"{len(result['differing'])} of {result['items']} verdicts differ, see results/grading.json")
     if min(result["speedup"].values()) < GOAL:
         sys.exit("the goal was missed")
 

@@ -98,19 +98,12 @@ def test_a_dead_endpoint_is_one_line() -> None:
         open_dialogue(None, "http://127.0.0.1:9/v1")
 
 
+def chat_command(model: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "bethink.cli.main", "chat", "--model", str(model), *options]
+
+
 def test_a_piped_conversation_leaves_the_answers_alone(tiny_model_dir: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bethink.cli.main",
-        "chat",
-        "--model",
-        str(tiny_model_dir),
-        "--max-tokens",
-        "8",
-        "--seed",
-        "1",
-    ]
+    command = chat_command(tiny_model_dir, "--max-tokens", "8", "--seed", "1")
     done = subprocess.run(
         command, input="Hello\n/no_think\nHello\n", capture_output=True, text=True, check=False, timeout=120
     )
@@ -121,18 +114,8 @@ def test_a_piped_conversation_leaves_the_answers_alone(tiny_model_dir: Path) -> 
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX"])
 def test_bytes_that_are_no_text_cost_their_own_line_only(tiny_model_dir: Path, locale: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bethink.cli.main",
-        "chat",
-        "--model",
-        str(tiny_model_dir),
-        "--max-tokens",
-        "4",
-    ]
     done = subprocess.run(
-        command,
+        chat_command(tiny_model_dir, "--max-tokens", "4"),
         input=b"/no_think\nHello\n\xff\xfe there\nGr\xc3\xbc\xc3\x9fe\n",
         capture_output=True,
         env={**os.environ, "LC_ALL": locale},
@@ -148,19 +131,7 @@ def test_bytes_that_are_no_text_cost_their_own_line_only(tiny_model_dir: Path, l
 def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_model_dir: Path) -> None:
     """On a real pseudo-terminal: a long answer is interrupted, the next one comes."""
     parent, child = pty.openpty()
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "bethink.cli.main",
-            "chat",
-            "--model",
-            str(tiny_model_dir),
-            "--device",
-            "cpu",
-        ),
-        *("--max-tokens", "1900", "--temperature", "0"),
-    ]
+    command = chat_command(tiny_model_dir, "--device", "cpu", "--max-tokens", "1900", "--temperature", "0")
     program = subprocess.Popen(
         command, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=_own_terminal
     )

@@ -97,7 +97,7 @@ class EvalConfig(StrictModel):
         given = value.split(",") if isinstance(value, str) else [value] if isinstance(value, bool) else value
         if not isinstance(given, list | tuple):
             return value
-        words = {True: "on", False: "off"}  # YAML reads the bare words on and off as booleans
+        words = {True: "on", False: "off"}  # a recipe may say true and false
         return tuple(dict.fromkeys(words[m] if isinstance(m, bool) else str(m).strip() for m in given))
 
     @field_validator("exclude", mode="before")

@@ -18,7 +18,7 @@ from bethink.chat.toggle import DEFAULT_FORMAT, Mode
 from bethink.core.errors import DataError
 from bethink.core.files import read_json, read_jsonl
 from bethink.curate.report import Report as CurateReport
-from bethink.recipe.manifest import Manifest, StageRecord, load_manifest
+from bethink.recipe.manifest import Manifest, load_manifest
 from bethink.recipe.report.examples import Example, choose_examples
 from bethink.recipe.results import read_results
 
@@ -74,7 +74,10 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything the page shows. rows: the results, as in results.json; models: the eval stages' names in order."""
+    """Everything the page shows.
+
+    manifest: the run's, without the stage that writes the page, which is never done by then. rows: the results, as in results.json.
+    """
 
     run_dir: Path
     manifest: Manifest
@@ -85,24 +88,11 @@ class Story:
     examples: tuple[Example, ...] = ()
 
     @property
-    def stages(self) -> list[StageRecord]:
-        """The stages that the page tells of: all but the one that writes it, which is never done by then."""
-        return [stage for stage in self.manifest.stages if stage.uses != "report"]
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in them, over all attempts."""
-        return sum(stage.seconds for stage in self.stages)
-
-    @property
-    def peak_memory_bytes(self) -> int:
-        return max((stage.peak_memory_bytes for stage in self.stages), default=0)
-
-    @property
     def finished(self) -> str | None:
-        """When the last of them was done; None while one is not."""
-        times = [stage.finished for stage in self.stages if stage.state == "done" and stage.finished]
-        return max(times) if len(times) == len(self.stages) > 0 else None
+        """When the last stage was done; None while one is not."""
+        stages = self.manifest.stages
+        times = [stage.finished for stage in stages if stage.state == "done" and stage.finished]
+        return max(times) if len(times) == len(stages) > 0 else None
 
     @property
     def models(self) -> list[str]:
@@ -150,7 +140,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
             think = replace(DEFAULT_FORMAT, **{name: tag for name, tag in tags.items() if tag})
     return Story(
         run_dir=run_dir,
-        manifest=manifest,
+        manifest=manifest.model_copy(update={"stages": [s for s in manifest.stages if s.uses != "report"]}),
         rows=read_results(run_dir),
         curations=tuple(curations),
         trainings=tuple(trainings),
