@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,10 +15,30 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bethink.models.speed import Speed
 
 RESULTS = Path(__file__).parent / "results"
 ENVIRONMENTS = Path(os.environ.get("BETHINK_BENCH", Path.home() / ".cache" / "bethink-bench"))
+
+
+def base_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a script's docstring as it stands, with the option all scripts have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser
+
+
+def speed_now() -> Speed:
+    """How fast this CPU multiplies and reads now, in the number format the package computes in here."""
+    from bethink.models.machine import best_dtype
+    from bethink.models.speed import measure
+
+    return measure("cpu", best_dtype("cpu"))
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -32,30 +53,45 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def environment(name: str, pins: Sequence[str]) -> Path:
-    """The python of a virtual environment with exactly these packages, made when it is first asked for."""
+def environment(
+    name: str, pins: Sequence[str], *, bare: Sequence[str] = (), without: Sequence[str] = ()
+) -> Path:
+    """The python of a virtual environment with exactly these packages, made when it is first asked for.
+
+    bare: packages installed without what they depend on. without: packages that come along and are taken out again.
+    """
     home = ENVIRONMENTS / name
-    wanted, made = "\n".join(pins), home / "pins.txt"
+    wanted = "\n".join(
+        [*pins, *(f"{pin} (bare)" for pin in bare), *(f"without {package}" for package in without)]
+    )
+    made = home / "pins.txt"
     if not made.exists() or made.read_text() != wanted:
-        print(f"making the environment {home}: {', '.join(pins)}", file=sys.stderr)
+        print(f"making the environment {home}: {', '.join([*pins, *bare])}", file=sys.stderr)
         shutil.rmtree(home, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        install = [str(home / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(home / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
         for pin in pins:  # one by one: the first, torch, settles what the others depend on
-            subprocess.run([*install, pin], check=True)
+            subprocess.run([*pip, "install", pin], check=True)
+        for pin in bare:
+            subprocess.run([*pip, "install", "--no-deps", pin], check=True)
+        if without:
+            subprocess.run([*pip, "uninstall", "--yes", *without], check=True)
         made.write_text(wanted)
     return home / "bin" / "python"
 
 
 def in_turn(
-    programs: Mapping[str, Callable[[], dict[str, Any]]], rounds: int
+    programs: Mapping[str, Callable[[], dict[str, Any]]],
+    rounds: int,
+    *,
+    shown: Callable[[dict[str, Any]], Any] = lambda run: run,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Every program once a round, A B C A B C …, so that what disturbs the machine disturbs all of them."""
+    """Every program once a round, A B C A B C …, so that what disturbs the machine disturbs all of them. shown: what is printed of a run."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
     for number in range(1, rounds + 1):
         for name, program in programs.items():
             runs[name].append(program())
-            print(f"round {number}, {name}: {json.dumps(runs[name][-1])}", file=sys.stderr, flush=True)
+            print(f"round {number}, {name}: {json.dumps(shown(runs[name][-1]))}", file=sys.stderr, flush=True)
     return runs
 
 
@@ -64,16 +100,22 @@ def median_of(runs: Iterable[Mapping[str, Any]], key: str) -> float:
     return statistics.median(run[key] for run in runs)
 
 
-def run(command: Sequence[str], **variables: str) -> tuple[str, int]:
-    """What a command prints, and the most memory (bytes) its processes held together. A failure ends the benchmark with its output."""
+def run(command: Sequence[str], *, may_fail: bool = False, **variables: str) -> tuple[str, int]:
+    """What a command prints, and the most memory (bytes) its processes held together.
+
+    A failure ends the benchmark with its output, or raises CalledProcessError where it `may_fail`.
+    """
     started = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}
     )
     peak = PeakMemory(started.pid)
     output, errors = started.communicate()
+    memory = peak.stop()
     if started.returncode:
+        if may_fail:
+            raise subprocess.CalledProcessError(started.returncode, command, output, errors)
         sys.exit(f"{' '.join(command)}\nfailed:\n{output[-3000:]}\n{errors[-5000:]}")
-    return output, peak.stop()
+    return output, memory
 
 
 def write(name: str, result: Mapping[str, Any]) -> None:

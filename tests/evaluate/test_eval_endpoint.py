@@ -97,6 +97,8 @@ def test_an_endpoint_is_evaluated_with_thinking_on_and_off(server, tmp_path, mon
         12,
     )
     assert {authorization for _, authorization in server.seen} == {"Bearer abc"}
+    assert on["tokens_per_second"] > 0
+    assert on["floor_share"] is None, "what is behind an endpoint is not known"
     temperatures = {(b["messages"][0]["content"], b["temperature"], b.get("top_p")) for b, _ in server.seen}
     assert temperatures == {("detailed thinking on", 0.6, 0.95), ("detailed thinking off", 0.0, None)}
     for row in read_jsonl(result.samples):

@@ -17,7 +17,7 @@ from bethink.core.files import read_jsonl
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.draw import _Desk
 from bethink.evaluate.plan import make_plan
-from bethink.evaluate.results import summarize
+from bethink.evaluate.results import results_table, summarize
 from bethink.evaluate.runner import run_eval
 
 TASK = "chain_sum:min_terms=2,max_terms=3,min_digits=1,max_digits=1"
@@ -88,6 +88,9 @@ def test_the_results_follow_from_the_samples(finished):
         assert result["compliance"] == pytest.approx(sum(r["compliant"] for r in mine) / len(mine))
         assert result["answer_tokens"] == pytest.approx(sum(r["answer_tokens"] for r in mine) / len(mine))
         assert result["tokens_per_second"] > 0
+        assert 0 < result["floor_share"] < 1
+    shown = results_table(finished.rows).caption
+    assert shown.count(" % of the floor)") == 2
 
 
 def test_a_run_killed_at_any_time_resumes_to_the_same_bytes(finished, tiny_model_dir, tmp_path):
@@ -115,8 +118,11 @@ def test_a_run_killed_at_any_time_resumes_to_the_same_bytes(finished, tiny_model
     samples.write_bytes(before.rpartition(b"\n")[0] + b"\n" + whole[:57])
     resumed = run_eval(EvalConfig(**{**arguments, "resume": True}))
     assert resumed.samples.read_bytes() == whole
-    timeless = [{**row, "tokens_per_second": None} for row in resumed.rows]
-    assert timeless == [{**row, "tokens_per_second": None} for row in finished.rows]
+    timed = ("tokens_per_second", "floor_share")
+    assert [{**row, **dict.fromkeys(timed)} for row in resumed.rows] == [
+        {**row, **dict.fromkeys(timed)} for row in finished.rows
+    ]
+    assert all(0 < row["floor_share"] < 1 for row in resumed.rows)
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tiny_model_dir, tmp_path):

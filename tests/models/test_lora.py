@@ -169,7 +169,8 @@ def test_a_folded_model_merges_and_saves_like_an_unfolded_one(tiny_model_dir: Pa
     with folded(model):
         export(model, tiny_model_dir, tmp_path / "out")
     merge_(twin)
-    assert torch.equal(logits(plain(tmp_path / "out")), logits(twin))
+    saved = plain(tmp_path / "out").state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in twin.state_dict().items())
 
 
 def test_folding_is_undone_when_the_block_fails_and_may_be_nested(tiny_model_dir: Path) -> None:

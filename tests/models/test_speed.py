@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
 from bethink.models.cost import Cost, Shape
@@ -32,6 +33,10 @@ def test_no_forward_pass_is_faster_than_its_floor() -> None:
 def test_a_floor_takes_the_rate_of_its_rows() -> None:
     speed = Speed("cpu", "float32", 1, {1: 10.0, 64: 100.0, 256: 400.0}, bandwidth=1.0)
     assert speed.floor(Cost(1000, 0), 64) == 10
-    assert speed.floor(Cost(1000, 0), 200) == 10
     assert speed.floor(Cost(1000, 0), 1024) == 2.5
+    # Between measured numbers: as fast as the larger, but in no less time than the smaller takes.
+    assert speed.rate(2) == 20
+    assert speed.rate(32) == 100
+    assert speed.rate(80) == 125
+    assert speed.rate(255) == pytest.approx(100 * 255 / 64)
     assert speed.floor(Cost(1000, 500), 1024) == 500

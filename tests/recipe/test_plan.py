@@ -1,10 +1,16 @@
 """What a recipe will do is told before it does it, and told right."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bethink.core.errors import ConfigError
+from bethink.models.recompute import Recompute
+from bethink.models.shape import shape_from
+from bethink.recipe.forecast import _memory, _memory_laid_out
 from bethink.recipe.plan import estimate, missing_inputs, plan_table, plan_words
 from bethink.recipe.run import run_recipe
 from bethink.recipe.schema import load_recipe
@@ -81,13 +87,76 @@ def test_an_input_in_the_home_directory_is_there(tmp_path, monkeypatch):
     assert [str(path) for path in missing_inputs(stages)] == ["~/none.jsonl", "~nobody-here/x"]
 
 
-def test_the_model_of_a_plan_is_made_once(monkeypatch, capsys):
-    from bethink.cli.run import run
-    from bethink.recipe import plan
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("llama", {"tie_word_embeddings": True}),
+        ("llama", {"num_key_value_heads": None}),
+        ("mistral", {}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {"head_dim": 96}),
+    ],
+)
+@pytest.mark.parametrize("option", ["full=true", "rank=8"])
+def test_memory_as_arithmetic_is_that_of_the_model_laid_out(family, more, option):
+    sizes = {
+        "model_type": family,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+        **more,
+    }
+    recipe, stages = planned("weekend-8b", f"sft.{option}", f"assume.shape={json.dumps(sizes)}")
+    config = next(one.config for one in stages if one.stage.uses == "sft")
+    for level in Recompute:
+        laid_out = _memory_laid_out(config, sizes, "here", 16384, level)
+        assert _memory(config, recipe.assume, sizes, "here", level) == pytest.approx(laid_out, rel=0.005)
+    assert shape_from(sizes) is not None
 
-    made = []
-    empty_model = plan._empty_model
-    monkeypatch.setattr(plan, "_empty_model", lambda *shape: made.append(shape) or empty_model(*shape))
-    run("weekend-8b", dry_run=True)
-    assert len(made) == 1
-    assert "Training memory about" in capsys.readouterr().out
+
+def test_a_plan_of_a_known_family_needs_no_torch():
+    code = (
+        "import sys; from bethink.cli.run import run; run('weekend-8b', dry_run=True);"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Training memory about" in done.stdout
+
+
+def test_a_plan_for_this_machine_rests_on_its_own_speed(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("BETHINK_CACHE", str(tmp_path))
+    assumed = "{tokens_per_sample: 200, tokens_per_completion: 50}"
+    changes = [f"vars.model={tiny_model_dir}", "sft.device=cpu", "base.device=cpu"]
+    recipe, stages = planned("quickstart", *changes, f"assume={assumed}")
+    lines = estimate(recipe, stages)
+    assert list((tmp_path / "speed").iterdir())
+    by_name = {line.stage: line for line in lines}
+    assert by_name["sft"].hours > 0
+    assert by_name["base"].hours > 0
+    said = plan_words(recipe, lines)
+    assert said.count("on this machine") == 2
+    assert "of the floor, which is" in said
+
+    elsewhere = assumed.replace("}", ", device: another}")
+    recipe, stages = planned("quickstart", *changes, f"assume={elsewhere}")
+    assert not any(line.hours for line in estimate(recipe, stages))
+    recipe, stages = planned("quickstart", *changes[:1], "sft.device=cuda:99", f"assume={assumed}")
+    assert next(line for line in estimate(recipe, stages) if line.uses == "sft").hours is None
+
+
+def test_a_longer_run_takes_longer_and_a_wider_adapter_too(tiny_model_dir):
+    assumed = "assume={tokens_per_sample: 200, tokens_per_completion: 50}"
+
+    def hours(*changes):
+        lines = estimate(*planned("quickstart", f"vars.model={tiny_model_dir}", assumed, *changes))
+        return [next(line.hours for line in lines if line.uses == uses) for uses in ("sft", "eval")]
+
+    usual, longer = hours("sft.steps=10"), hours("sft.steps=20", "base.size=400")
+    assert longer == pytest.approx([2 * usual[0], 2 * usual[1]])
+    assert hours("sft.steps=10", "sft.rank=64")[0] > usual[0]
+    assert hours("sft.steps=10", "base.slots=4")[1] > usual[1]

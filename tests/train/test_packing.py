@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from bethink.models.locate import locate
 from bethink.models.lora import LoRAConfig, add_lora, trainable
 from bethink.train.batch import pack, packed_batches, padded_length
 from bethink.train.forward import forward
-from bethink.train.losses import cross_entropy
 from bethink.train.token_store import Sample
+from train.steps import assert_same, gradients, packed_step, reference_step
 
 
 def _samples(count: int = 9, vocabulary: int = 256, seed: int = 0) -> list[Sample]:
@@ -36,46 +35,6 @@ def _samples(count: int = 9, vocabulary: int = 256, seed: int = 0) -> list[Sampl
     ]
 
 
-def _packed_step(model: nn.Module, samples: list[Sample], capacity: int) -> float:
-    """Gradients of one optimizer step, packed; returns its loss."""
-    batches = packed_batches(samples, capacity)
-    learned = sum(len(batch.target_index_N) for batch in batches)
-    total = 0.0
-    for batch in batches:
-        weight_N = batch.loss_weight_N
-        result = forward(model, batch, lambda logprob, part, w=weight_N: cross_entropy(logprob, w[part]))
-        (result.loss / learned).backward()
-        total += float(result.loss.detach()) / learned
-    return total
-
-
-def _reference_step(model: Any, samples: list[Sample]) -> float:
-    """The same with transformers alone, one sample at a time, through the model's own forward and loss over its logits."""
-    learned = sum(len(sample.completion_ids) for sample in samples)
-    total = 0.0
-    for sample in samples:
-        ids = torch.tensor([*sample.prompt_ids.tolist(), *sample.completion_ids.tolist()])
-        logits_TV = model(input_ids=ids[None], use_cache=False).logits[0]
-        split = len(sample.prompt_ids)
-        loss = nn.functional.cross_entropy(logits_TV[split - 1 : -1], ids[split:], reduction="sum") / learned
-        loss.backward()
-        total += float(loss.detach())
-    return total
-
-
-def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in trainable(model) if p.grad is not None}
-
-
-def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert one
-    for name, gradient in one.items():
-        torch.testing.assert_close(
-            gradient, other[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
 @pytest.mark.parametrize("capacity", [64, 128, 1024])
 def test_packed_loss_and_gradients_of_all_weights_equal_transformers_one_sample_at_a_time(
     tiny_model_dir: Path, capacity: int
@@ -85,8 +44,8 @@ def test_packed_loss_and_gradients_of_all_weights_equal_transformers_one_sample_
     theirs = AutoModelForCausalLM.from_pretrained(
         tiny_model_dir, dtype=torch.float32, attn_implementation="eager"
     )
-    assert _packed_step(ours, samples, capacity) == pytest.approx(_reference_step(theirs, samples), abs=1e-5)
-    _same(_gradients(ours), _gradients(theirs))
+    assert packed_step(ours, samples, capacity) == pytest.approx(reference_step(theirs, samples), abs=1e-5)
+    assert_same(gradients(ours), gradients(theirs))
 
 
 def test_packed_gradients_of_an_adapter_equal_those_of_its_samples_apart(tiny_model_dir: Path) -> None:
@@ -96,11 +55,10 @@ def test_packed_gradients_of_an_adapter_equal_those_of_its_samples_apart(tiny_mo
     for name, parameter in trainable(model):
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.05)
-    packed_loss = _packed_step(model, samples, 256)
-    packed = _gradients(model)
-    model.zero_grad()
-    assert _reference_step(model, samples) == pytest.approx(packed_loss, abs=1e-5)
-    _same(packed, _gradients(model))
+    packed_loss = packed_step(model, samples, 256)
+    packed = gradients(model)
+    assert reference_step(model, samples) == pytest.approx(packed_loss, abs=1e-5)
+    assert_same(packed, gradients(model))
 
 
 def test_what_one_sample_says_does_not_reach_its_neighbours(tiny_model_dir: Path) -> None:

@@ -58,6 +58,7 @@ def test_metrics_say_loss_of_both_modes_rate_and_how_far_the_run_is(make_config:
         assert row["tokens"] > row["completion_tokens"]
         assert row["grad_norm"] > 0
         assert row["tokens_per_second"] > 0
+        assert 0 < row["floor_share"] < 1
         assert row["peak_rss_gb"] > 0
     assert [row["step"] for row in rows if "eval_loss" in row] == [3, 5]
     for name in ("loss.svg", "loss.png", "config.json", "preflight.json"):

@@ -85,7 +85,7 @@ def sft(
     gradient_checkpointing: Annotated[
         bool | None,
         typer.Option(
-            help="Recompute layers in the backward pass (default: when memory is short).",
+            help="Compute in the backward pass again what memory cannot hold (default: when it is short).",
             rich_help_panel=_MACHINE,
         ),
     ] = None,

@@ -17,7 +17,7 @@ from bethink.engine.api import SamplingParams
 from bethink.engine.kv_cache import STEP
 from bethink.engine.runner import Job, Runner
 from bethink.engine.sampler import Rules, draw, rules_of, uniforms
-from bethink.engine.scheduler import Admission, PromptIds, Row, Scheduler
+from bethink.engine.scheduler import Admission, Prefix, PromptIds, Row, Scheduler
 
 _IDLE = SamplingParams(max_tokens=1)
 
@@ -30,7 +30,7 @@ class Batch:
 
     def __init__(self, runner: Runner, slots: int, max_cache_tokens: int | None) -> None:
         self._runner = runner
-        self._scheduler = Scheduler(slots, max_cache_tokens)
+        self._scheduler = Scheduler(slots, max_cache_tokens, share_prefixes=runner.cuts_freely)
         self._max_cache_tokens = max_cache_tokens
         self._logits: dict[PromptIds, Tensor] = {}
         self._rules: tuple[Rules, ...] | None = None
@@ -100,13 +100,34 @@ class Batch:
         return self._draw(rows, range(len(rows)), torch.stack(logits), rules)
 
     def _prefill(self, admissions: list[Admission]) -> None:
-        jobs = []
+        cache = self._runner.cache
+        jobs: list[Job] = []
+        later: list[Admission] = []
         for admission in admissions:
-            prompt_ids = admission.prompt_ids
-            if not admission.known:
+            prompt_ids, prefix = admission.prompt_ids, admission.prefix
+            if prefix is not None and prefix.fresh:
+                later.append(admission)
+            elif prefix is not None and prefix.slot < cache.slots:
+                self._take_over(admission, prefix)
+                jobs.append(Job(prompt_ids, admission.holder, prefix.length))
+            elif not admission.known:
                 jobs.append(Job(prompt_ids, admission.holder))
             elif prompt_ids not in self._logits:
                 jobs.append(Job(prompt_ids, admission.holder, len(prompt_ids) - 1))
+        self._run(jobs)
+        while later:
+            unready = {admission.holder for admission in later}
+            ready = [(a, a.prefix) for a in later if a.prefix and a.prefix.slot not in unready]
+            for admission, prefix in ready:
+                self._take_over(admission, prefix)
+            self._run([Job(a.prompt_ids, a.holder, prefix.length) for a, prefix in ready])
+            later = [admission for admission in later if all(admission is not a for a, _ in ready)]
+
+    def _take_over(self, admission: Admission, prefix: Prefix) -> None:
+        if prefix.slot != admission.holder:
+            self._runner.cache.copy(prefix.slot, [admission.holder], prefix.length)
+
+    def _run(self, jobs: list[Job]) -> None:
         if not jobs:
             return
         logits_PV = self._runner.prefill(jobs)

@@ -95,6 +95,10 @@ OnText = Callable[[str, Piece], None]
 """Called with (question id, a stretch of thinking or answer) as text becomes certain; from whichever thread runs the engine."""
 
 
+FloorSeconds = Callable[[], float | None]
+"""Least seconds the device can take for all that was drawn so far; None where that is not known."""
+
+
 class Dialogue(Protocol):
     """Whoever answers."""
 
@@ -113,12 +117,20 @@ class Dialogue(Protocol):
 
 
 class LocalDialogue:
-    """An engine behind a chat template."""
+    """An engine behind a chat template. floor_seconds: the engine's, where it counts its work."""
 
-    def __init__(self, engine: Engine, renderer: Renderer, *, name: str = "model") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        *,
+        name: str = "model",
+        floor_seconds: FloorSeconds = lambda: None,
+    ) -> None:
         self.engine = engine
         self.renderer = renderer
         self.name = name
+        self.floor_seconds = floor_seconds
 
     def answer(self, questions: Sequence[Question], *, on_text: OnText | None = None) -> Iterator[Reply]:
         """Yield each reply as it is complete. Raises TemplateError for messages that cannot be rendered, and what the engine raises."""
@@ -288,4 +300,4 @@ def open_dialogue(
     loaded = load_model(files, dtype=torch_dtype(dtype, device), device=device, merge=True)
     prepack_(loaded)
     engine = NativeEngine(loaded, decode=renderer.tokenizer.decode, slots=slots, progress=progress)
-    return LocalDialogue(engine, renderer, name=model)
+    return LocalDialogue(engine, renderer, name=model, floor_seconds=engine.floor_seconds)

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bethink.models.attention import causal
+from bethink.models.fused import operations
 
 STEP = 64
 """Capacities are multiples of this, so that few shapes occur: on CPU a new shape costs a new kernel."""
@@ -99,13 +101,19 @@ class PrefillView:
     ) -> Tensor:
         """Stores key and value [1, KV heads, T, head size]; returns [1, T, heads, head size]. T past the pieces is padding."""
         keys, values = self._cache.layer(layer, key, value)
-        output = query.new_zeros(1, query.shape[1], query.shape[2], value.shape[3])
         offset = 0
         for piece in self._pieces:
             here = slice(offset, offset + len(piece))
             offset = here.stop
             keys[piece.slot, :, piece.start : piece.stop] = key[0, :, here]
             values[piece.slot, :, piece.start : piece.stop] = value[0, :, here]
+        if operations.usable_heads(query, query.shape[3]):
+            return self._attend_at_once(query, keys, values, scale, window)
+        output = query.new_zeros(1, query.shape[1], query.shape[2], value.shape[3])
+        offset = 0
+        for piece in self._pieces:
+            here = slice(offset, offset + len(piece))
+            offset = here.stop
             if piece.start == 0:
                 output[:, :, here] = causal(
                     query[:, :, here], key[:, :, here], value[:, :, here], scale, window
@@ -120,6 +128,26 @@ class PrefillView:
                     enable_gqa=True,
                 )
         return output.transpose(1, 2)
+
+    def _attend_at_once(
+        self, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """Each query row is computed by itself: what a prompt gives does not depend on how it was cut into pieces."""
+        query_THD = query[0].transpose(0, 1)
+        output = query_THD.new_zeros(query_THD.shape)
+        lengths = np.array([len(piece) for piece in self._pieces])
+        segments = np.stack(
+            [
+                np.cumsum(lengths) - lengths,
+                lengths,
+                np.array([piece.slot for piece in self._pieces]) * keys.stride(0),
+                np.array([piece.start for piece in self._pieces]),
+            ],
+            axis=1,
+        )
+        strides = (keys.stride(2), keys.stride(1))
+        operations.attend(query_THD, keys, values, strides, output, segments, keys.shape[1], scale, window)
+        return output[None]
 
 
 def _continuation_mask(piece: Piece, window: int | None, device: torch.device) -> Tensor:
@@ -149,8 +177,13 @@ class DecodeView:
     ) -> Tensor:
         """Stores key and value [B, KV heads, 1, head size]; returns [B, 1, heads, head size]."""
         keys, values = self._cache.layer(layer, key, value)
-        rows, heads = query.shape[:2]
+        rows, heads, _, size = query.shape
         groups = key.shape[1]
+        if operations.usable_heads(query, size):
+            at_once = operations.attend_next(
+                query[:, :, 0], key[:, :, 0], value[:, :, 0], keys, values, self._position_B, scale, window
+            )
+            return at_once[:, None]
         keys[self._row_B, :, self._position_B] = key[:, :, 0]
         values[self._row_B, :, self._position_B] = value[:, :, 0]
         # The query heads that share a KV head stand as rows of one product, so that no key or value is repeated. Plain products

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +27,12 @@ from bethink.engine.batch import Batch
 from bethink.engine.runner import PREFILL_TOKENS, Runner
 from bethink.engine.scheduler import Row
 from bethink.engine.watch import Decode
+from bethink.engine.work import Work
+from bethink.models.cost import Shape
+from bethink.models.known_speed import speed_of
 from bethink.models.machine import free_memory
+from bethink.models.shape import shape_of
+from bethink.models.speed import Speed
 
 _MEMORY_SHARE = 0.5
 
@@ -67,6 +73,7 @@ class NativeEngine:
             free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
             max_cache_tokens = int(free * _MEMORY_SHARE) // self._runner.bytes_per_token()
         self._batch = Batch(self._runner, slots, max_cache_tokens)
+        self._work = Work()
         self._decode = decode
         self._progress = progress
         self._incoming: deque[Row] = deque()
@@ -95,6 +102,16 @@ class NativeEngine:
         """End the running requests with this id early. May be called from any thread, and from `on_token`."""
         # A row made later may have the same id; it is not meant.
         self._cancelled.append((request_id, next(self._serial)))
+
+    def floor_seconds(self) -> float | None:
+        """Least time the device can take for all that was drawn so far (`engine.work`); None where its speed cannot be measured."""
+        shape, speed = self._floor
+        return None if speed is None else self._work.seconds(shape, speed)
+
+    @cached_property
+    def _floor(self) -> tuple[Shape, Speed | None]:
+        model = self._runner.model
+        return shape_of(model.config), speed_of(str(self._runner.device), model.dtype)
 
     def _row(self, request: Request, call: _Call) -> Row:
         where = f"request {request.id}"
@@ -176,6 +193,9 @@ class NativeEngine:
         while self._incoming:
             self._batch.add(self._incoming.popleft())
         drawn = self._batch.step()
+        self._work.add(drawn)
+        if not self._batch.active and not self._batch.waiting:
+            self._work.rest()
         for row, token in drawn:
             self._tell(row, token)
         # A new row draws two tokens in its first step, and is done once even when the second is its last.

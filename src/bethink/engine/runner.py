@@ -7,7 +7,7 @@ argument, so no model is patched, and the model's own forward scales or caps its
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from bethink.core.errors import ModelError
+from bethink.engine.cuda_graphs import Capture, CudaCapture, DecodeGraphs
 from bethink.engine.kv_cache import DecodeView, Piece, PrefillView, SlotCache, round_up
 from bethink.models import attention
+from bethink.models.fused import operations
 
 PREFILL_TOKENS = 2048
 """Enough to fill any device; longer prompts are fed in pieces of this."""
@@ -32,9 +34,19 @@ class Job:
 
 
 class Runner:
-    """A model and its cache. `prefill_tokens`: most prompt tokens in one forward."""
+    """A model and its cache.
 
-    def __init__(self, model: Any, *, prefill_tokens: int = PREFILL_TOKENS) -> None:
+    prefill_tokens: most prompt tokens in one forward. new_capture: makes what records decoding steps (`cuda_graphs`); by default they are
+    recorded on CUDA devices only.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        prefill_tokens: int = PREFILL_TOKENS,
+        new_capture: Callable[[], Capture] | None = None,
+    ) -> None:
         config = model.config.get_text_config()
         if model.config._attn_implementation != attention.NAME:
             raise ModelError(
@@ -54,12 +66,23 @@ class Runner:
         self._layers: int = config.num_hidden_layers
         self._prefill_tokens = prefill_tokens
         self.cache = SlotCache()
+        self._records_anywhere = new_capture is not None
+        new_capture = new_capture or (lambda: CudaCapture(self.device))
+        self._graphs = DecodeGraphs(self._decode, self.cache, new_capture)
 
     @property
     def device(self) -> torch.device:
         """Where the model is now."""
         device: torch.device = self.model.get_output_embeddings().weight.device
         return device
+
+    @property
+    def cuts_freely(self) -> bool:
+        """Whether a prompt gives the same however it is cut into pieces, or to rounding on a GPU, where nothing is the same twice."""
+        head = self.model.get_output_embeddings().weight
+        config = self.model.config.get_text_config()
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return self.device.type == "cuda" or operations.usable_heads(head, size)
 
     def bytes_per_token(self) -> int:
         """Estimated bytes of cache one token takes, from the config."""
@@ -103,13 +126,20 @@ class Runner:
         )[0]
 
     def decode(self, token_B: Tensor, position_B: Tensor) -> Tensor:
-        """Logits [B, V] after one more token in each of the first B slots, which stands at `position_B`."""
+        """Logits [B, V] after one more token in each of the first B slots, which stands at `position_B`; good until the next call."""
+        if self._records_anywhere or token_B.device.type == "cuda":
+            return self._graphs.decode(token_B, position_B)
+        return self._decode(token_B, position_B)
+
+    def _decode(self, token_B: Tensor, position_B: Tensor) -> Tensor:
         view = DecodeView(self.cache, position_B)
         return self._forward(token_B[:, None], position_B[:, None], view, 1)[:, -1]
 
     def _forward(
         self, token_BT: Tensor, position_BT: Tensor, view: PrefillView | DecodeView, keep: int | Tensor
     ) -> Tensor:
+        if not self.cache.layers:  # the engine has rested, and the weights may be others
+            self._graphs.forget()
         output = self.model(
             input_ids=token_BT,
             position_ids=position_BT,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bethink.engine.api import SamplingParams
+from bethink.models.fused import operations
 
 _BLOCK = 256
 _PREFIXES = (64, 1024)
@@ -47,11 +48,12 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 class Rules:
     """The sampling parameters of some of a batch's rows as tensors [R]; made anew only when the rows change.
 
-    rows: which rows of the batch; plain: indices among them that are drawn from the whole distribution; filtered: those with top-k,
+    rows: which rows of the batch; heat: the temperature, 0 where greedy; plain: indices among them that are drawn from the whole distribution; filtered: those with top-k,
     top-p or min-p. The others are greedy.
     """
 
     rows: slice
+    heat: Tensor
     temperature: Tensor
     top_p: Tensor
     top_k: Tensor
@@ -75,6 +77,7 @@ class Rules:
                 (plain if is_plain else filtered).append(row)
         return cls(
             rows,
+            column([p.temperature if p.temperature >= _COLDEST else 0.0 for p in params]),
             column([p.temperature if p.temperature >= _COLDEST else 1.0 for p in params]),
             column([min(p.top_p, 1.0) for p in params]),
             column([max(p.top_k, 0) for p in params], torch.long),
@@ -99,6 +102,8 @@ def draw(
     logits_BV: any float dtype; uniform_B: float64 in [0, 1), not read for greedy rows; forced_B: a token to take whatever is
     drawn, or -1.
     """
+    if operations.usable(logits_BV, logits_BV.shape[1]) and not any(len(part.filtered) for part in rules):
+        return operations.draw(logits_BV, torch.cat([part.heat for part in rules]), uniform_B, forced_B)
     tokens, logprobs = [], []
     for part in rules:
         logits_RV = logits_BV[part.rows].float()

@@ -1,6 +1,7 @@
 """Which request sits in which slot.
 
-Pure bookkeeping, no tensors. Waiting requests stand in groups of equal prompts, in order of first arrival, and a group is served to its
+Pure bookkeeping, no tensors. A new prompt that begins like one whose keys and values some slot holds (a shared system prompt, say) takes
+over that part. Waiting requests stand in groups of equal prompts, in order of first arrival, and a group is served to its
 end before the next one begins: so as long as a prompt is waited for, some slot still holds its keys and values, and unless memory is
 short no prompt is prefilled twice. The number of slots decoded each step comes from a short list, all multiples of four: on CPU a matrix product
 of 1, 2, 3 or 5 rows rounds differently from one of 4, 8 or 16, and a completion must not depend on its neighbours.
@@ -9,7 +10,7 @@ of 1, 2, 3 or 5 rows rounds differently from one of 4, 8 or 16, and a completion
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,9 @@ PromptIds = tuple[int, ...]
 TOGETHER = 8
 """New prompts are begun when this part of the slots is free: a forward of fifty prompt tokens costs nearly as much as one of two hundred."""
 
+LEAST_SHARED = 16
+"""Tokens two prompts must begin with in common for the second to take over the first one's keys and values."""
+
 
 def row_counts(slots: int) -> tuple[int, ...]:
     """The row counts that decoding uses when there are `slots` slots, ascending; the last is at least `slots`."""
@@ -29,6 +33,14 @@ def row_counts(slots: int) -> tuple[int, ...]:
     while counts[-1] < slots:
         counts.append(counts[-1] + (16 if counts[-1] < 64 else 32))
     return tuple(count for index, count in enumerate(counts) if index == 0 or counts[index - 1] < slots)
+
+
+def _in_common(one: PromptIds, other: PromptIds, least: int) -> int:
+    """How many tokens both begin with; 0 when fewer than `least`."""
+    if one[:least] != other[:least] or min(len(one), len(other)) < least:
+        return 0
+    pairs = enumerate(zip(one[least:], other[least:], strict=False), least)
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @dataclass(eq=False, slots=True)
@@ -94,21 +106,36 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first `length` tokens of a prompt are in `slot` already: there before (`fresh` is false), or once the prompt that begins there
+    with this one is prefilled."""
+
+    slot: int
+    length: int
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """Rows of one prompt that begin now. `holder`: the slot where the prompt's keys and values are or are to be put; `known`: whether
-    they are there already; `copies`: the slots they must be copied to."""
+    they are there already; `prefix`: where the first of them are, if not; `copies`: the slots they must be copied to."""
 
     prompt_ids: PromptIds
     rows: tuple[tuple[int, Row], ...]
     holder: int
     known: bool
+    prefix: Prefix | None
     copies: tuple[int, ...]
 
 
 class Scheduler:
-    """Slots and the queue before them. `max_tokens`: cache tokens there is memory for, or None."""
+    """Slots and the queue before them.
 
-    def __init__(self, slots: int, max_tokens: int | None) -> None:
+    max_tokens: cache tokens there is memory for, or None. share_prefixes: whether prompts may take over what others begin with.
+    """
+
+    def __init__(self, slots: int, max_tokens: int | None, *, share_prefixes: bool = False) -> None:
+        self._share_prefixes = share_prefixes
         self._counts = row_counts(slots)
         self._limit = slots
         self._max_tokens = max_tokens
@@ -173,12 +200,15 @@ class Scheduler:
         admissions = []
         enough = min(self.waiting, self._limit // TOGETHER)
         patient = self.active > 0 and self._limit - self.active < enough
+        fresh: set[int] = set()  # slots that get another prompt now
+        copied: set[int] = set()
         while self._waiting:
             prompt_ids, group = next(iter(self._waiting.items()))
             holder = next((slot for slot, held in enumerate(self._held) if held == prompt_ids), None)
             known = holder is not None
             if patient and not known:
                 break
+            prefix = None if known else self._prefix(prompt_ids, fresh, copied)
             seated: list[tuple[int, Row]] = []
             copies: list[int] = []
             while group and (slot := self._seat(group[0], prompt_ids)) is not None:
@@ -195,10 +225,28 @@ class Scheduler:
                 del self._waiting[prompt_ids]
             if seated:
                 assert holder is not None
-                admissions.append(Admission(prompt_ids, tuple(seated), holder, known, tuple(copies)))
+                copied.update(copies)
+                if not known:
+                    fresh.add(holder)
+                admissions.append(Admission(prompt_ids, tuple(seated), holder, known, prefix, tuple(copies)))
             if not finished_group:
                 break
         return admissions
+
+    def _prefix(
+        self, prompt_ids: PromptIds, fresh: Collection[int], copied: Collection[int]
+    ) -> Prefix | None:
+        """The longest beginning of a new prompt that some slot holds; its last token is left over, since its logits are wanted."""
+        best = None
+        most = LEAST_SHARED - 1
+        if self._share_prefixes:
+            # What is there already comes first: the rest must wait for it to be prefilled.
+            usable = (slot for slot in range(len(self._held)) if slot not in copied)
+            for slot in sorted(usable, key=lambda slot: slot in fresh):
+                length = _in_common(prompt_ids[:-1], self._held[slot] or (), most + 1)
+                if length > most:
+                    best, most = Prefix(slot, length, slot in fresh), length
+        return best
 
     def _seat(self, row: Row, prompt_ids: PromptIds) -> int | None:
         """A free slot for `row` (one that holds its prompt if there is one), or None when slots or memory are used up."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO
@@ -18,17 +19,26 @@ from bethink.chat.toggle import Mode
 from bethink.core.console import Progress, warn
 from bethink.core.files import read_json, write_json
 from bethink.engine.api import FinishReason
-from bethink.engine.dialogue import Dialogue, Question, Reply
+from bethink.engine.dialogue import Dialogue, FloorSeconds, LocalDialogue, Question, Reply
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.plan import Item, Key, question_of
 from bethink.evaluate.samples import Row, append, key_of, make_row
 from bethink.models.machine import cores
+from bethink.models.speed import of_the_floor
 from bethink.verify.grade import grade
 from bethink.verify.pool import WorkerPool
 from bethink.verify.verdict import Outcome
 
 TIMING = ".timing.json"
-"""In the output: by mode, the tokens drawn and the seconds it took."""
+"""In the output: by mode, the tokens drawn, the seconds it took, and the seconds it must take at least (null where that is not known)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Tokens a second, and the share of the floor that is; None where the floor is not known."""
+
+    tokens_per_second: float
+    floor_share: float | None
 
 
 def draw(
@@ -49,7 +59,7 @@ def draw(
         WorkerPool(workers) as pool,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
-        meter.line_of_completions = progress
+        meter.begin(progress, floor_of(dialogue))
         desk = _Desk(config, file, progress, pool, graders)
         try:
             for mode in config.modes:
@@ -72,6 +82,8 @@ def _ask(
     if not asked:
         return
     by_id = {question.id: (item, question) for item, question in asked}
+    floor = floor_of(dialogue)
+    floor_before = floor()
     tokens, started = 0, time.monotonic()
     try:
         for reply in dialogue.answer([question for _, question in asked]):
@@ -80,10 +92,21 @@ def _ask(
                 desk.submit(*by_id[reply.id], reply)
             desk.collect()
     finally:
+        seconds, least = time.monotonic() - started, floor()
         spent = read_json(timing) if timing.exists() else {}
-        before = spent.get(mode, {"tokens": 0, "seconds": 0.0})
-        seconds = before["seconds"] + time.monotonic() - started
-        write_json(timing, {**spent, mode: {"tokens": before["tokens"] + tokens, "seconds": seconds}})
+        before = spent.get(mode, {"tokens": 0, "seconds": 0.0, "floor_seconds": 0.0})
+        known = least is not None and floor_before is not None and before.get("floor_seconds") is not None
+        now = {
+            "tokens": before["tokens"] + tokens,
+            "seconds": before["seconds"] + seconds,
+            "floor_seconds": before["floor_seconds"] + least - floor_before if known else None,
+        }
+        write_json(timing, {**spent, mode: now})
+
+
+def floor_of(dialogue: Dialogue) -> FloorSeconds:
+    """Of a model on this machine; what is behind an endpoint is not known."""
+    return dialogue.floor_seconds if isinstance(dialogue, LocalDialogue) else lambda: None
 
 
 class _Desk:
@@ -139,11 +162,20 @@ class _Desk:
         return make_row(item, question, reply, verdict, self._config)
 
 
-def speed(output: Path) -> dict[str, float]:
-    """Tokens per second by mode, over all the runs it took."""
+def paces(output: Path) -> dict[str, Pace]:
+    """By mode, over all the runs it took."""
     timing = output / TIMING
     spent = read_json(timing) if timing.exists() else {}
-    return {mode: one["tokens"] / one["seconds"] for mode, one in spent.items() if one["seconds"] > 0}
+    found = {}
+    for mode, one in spent.items():
+        if (seconds := one["seconds"]) > 0:
+            least = one.get("floor_seconds")
+            found[mode] = Pace(one["tokens"] / seconds, None if least is None else least / seconds)
+    return found
+
+
+_SHOWN_EVERY = 0.25
+"""Seconds."""
 
 
 class TokenMeter(Progress):
@@ -151,12 +183,18 @@ class TokenMeter(Progress):
 
     def __init__(self) -> None:
         super().__init__("tokens", None, unit="tokens")
-        self.line_of_completions: Progress | None = None
-        self._first = 0.0
+        self._line: Progress | None = None
+
+    def begin(self, line: Progress, floor: FloorSeconds) -> None:
+        """From now on tokens are drawn, and shown on `line` with the share of the floor."""
+        floor()  # the first time it may have to be measured
+        self._line, self._floor = line, floor
+        self._begun = self._shown = time.monotonic()
 
     def advance(self, amount: int = 1, **fields: object) -> None:
-        self._first = self._first or time.monotonic()
         self.done += amount
-        rate = self.done / max(time.monotonic() - self._first, 1.0)
-        if self.line_of_completions is not None:
-            self.line_of_completions.advance(0, tokens=f"{self.done:,} ({rate:,.0f}/s)")
+        now = time.monotonic()
+        if self._line is not None and now - self._shown > _SHOWN_EVERY:
+            self._shown, seconds, least = now, now - self._begun, self._floor()
+            share = of_the_floor(None if least is None else least / seconds)
+            self._line.advance(0, tokens=f"{self.done:,}, {self.done / seconds:,.0f}/s{share}")

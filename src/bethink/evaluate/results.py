@@ -5,7 +5,8 @@ accuracy        share of right verdicts; every problem weighs the same; a grader
 n               problems that count (those with at least one verdict that is no grader error).
 compliance      share of completions that do what the toggle says: one closed think block and an answer (on), no tags (off).
 truncated       share of completions that ended at the token limit. no_answer: share that ended without committing to an answer.
-thinking_tokens, answer_tokens: means over completions. tokens_per_second: of the mode's whole generation.
+thinking_tokens, answer_tokens: means over completions.
+tokens_per_second  of the mode's whole generation. floor_share: the least time this device can take for it, of the time taken.
 grader_errors   completions that could not be graded.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -22,15 +23,19 @@ from rich.table import Table
 from bethink.engine.api import FinishReason
 from bethink.evaluate.samples import Row
 from bethink.evaluate.statistics import accuracy
+from bethink.models.speed import of_the_floor
 from bethink.verify.verdict import Outcome
+
+if TYPE_CHECKING:
+    from bethink.evaluate.draw import Pace
 
 ALL = "all"
 
 
-def summarize(rows: Sequence[Row], *, model: str, speed: Mapping[str, float]) -> list[dict[str, Any]]:
+def summarize(rows: Sequence[Row], *, model: str, speed: Mapping[str, Pace]) -> list[dict[str, Any]]:
     """One result a task and mode, in the rows' order; a row "all" a mode when there are several tasks.
 
-    speed: tokens per second by mode.
+    speed: by mode.
     """
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -41,9 +46,7 @@ def summarize(rows: Sequence[Row], *, model: str, speed: Mapping[str, float]) ->
     return [_summary(group, model, task, mode, speed.get(mode)) for (task, mode), group in groups.items()]
 
 
-def _summary(
-    rows: Sequence[Row], model: str, task: str, mode: str, tokens_per_second: float | None
-) -> dict[str, Any]:
+def _summary(rows: Sequence[Row], model: str, task: str, mode: str, pace: Pace | None) -> dict[str, Any]:
     outcomes: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for row in rows:
         if row["verdict"] != Outcome.GRADER_ERROR:
@@ -64,7 +67,8 @@ def _summary(
         "thinking_tokens": fmean(row["thinking_tokens"] for row in rows),
         "answer_tokens": fmean(row["answer_tokens"] for row in rows),
         "grader_errors": sum(row["verdict"] == Outcome.GRADER_ERROR for row in rows),
-        "tokens_per_second": tokens_per_second,
+        "tokens_per_second": pace and pace.tokens_per_second,
+        "floor_share": pace and pace.floor_share,
     }
 
 
@@ -109,9 +113,13 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 def _caption(results: Sequence[Mapping[str, Any]], *, speeds: bool) -> str:
     lines = ["percent of n problems; think, answer: mean tokens; cut off: at the token limit"]
-    rates = {row["mode"]: row["tokens_per_second"] for row in results if row["tokens_per_second"]}
+    rates = {
+        row["mode"]: f"{row['tokens_per_second']:,.0f}{of_the_floor(row.get('floor_share'))}"
+        for row in results
+        if row["tokens_per_second"]
+    }
     if speeds and rates:
-        lines.append("tokens/s: " + ", ".join(f"{mode} {rate:,.0f}" for mode, rate in rates.items()))
+        lines.append("tokens/s: " + ", ".join(f"{mode} {rate}" for mode, rate in rates.items()))
     if failures := sum(row["grader_errors"] for row in results if row["task"] != ALL):
         lines.append(f"{failures:,} completions could not be graded and count for nothing")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.engine.dialogue import Dialogue, open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_files
-from bethink.evaluate.draw import TIMING, TokenMeter, draw, speed
+from bethink.evaluate.draw import TIMING, TokenMeter, draw, paces
 from bethink.evaluate.plan import Plan, make_plan
 from bethink.evaluate.results import summarize
 from bethink.evaluate.samples import SAMPLES, kept_rows, rewrite
@@ -69,7 +69,7 @@ def run_eval(config: EvalConfig) -> EvalResult:
             raise
     rewrite(samples, (done[item.key] for item in plan.items))
     results = config.output / "results.json"
-    rows = summarize([done[item.key] for item in plan.items], model=name, speed=speed(config.output))
+    rows = summarize([done[item.key] for item in plan.items], model=name, speed=paces(config.output))
     write_json(results, _document(config, plan, name, rows))
     return EvalResult(rows, samples, results)
 

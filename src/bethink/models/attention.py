@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from bethink.models import varlen
+from bethink.models.branches import Segment, branched
 from bethink.models.packed import packed
 
 NAME = "bethink"
@@ -44,14 +46,15 @@ def attention(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    segments: tuple[int, ...] | None = None,
+    segments: tuple[Segment, ...] | None = None,
     kv_cache: KVCache | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention.
 
     query [B, heads, T, head size]; key and value [B, KV heads, T, head size]. Exactly one of:
-    segments: lengths of the packed samples along T (B = 1), summing to T; a token sees its own sample's earlier tokens only.
+    segments: lengths of the packed samples along T (B = 1), summing to T; a token sees its own sample's earlier tokens only. Samples
+    that share a prompt are one segment (`Branches`).
     kv_cache: attends to cached keys and values, and stores the new ones.
     Neither: plain causal attention over T.
     """
@@ -59,7 +62,12 @@ def attention(
     if kv_cache is not None:
         return kv_cache.attend(module.layer_idx, query, key, value, scale, sliding_window), None  # type: ignore[arg-type]
     if segments is not None:
-        return packed(query, key, value, segments, scale, sliding_window, causal), None
+        if (kernel := varlen.kernel_for(query, value)) is not None:
+            return varlen.attend(kernel, query, key, value, segments, scale, sliding_window), None
+        plain = tuple(segment for segment in segments if isinstance(segment, int))
+        if len(plain) == len(segments):
+            return packed(query, key, value, plain, scale, sliding_window, causal), None
+        return branched(query, key, value, segments, scale, sliding_window, causal), None
     return causal(query, key, value, scale, sliding_window).transpose(1, 2), None
 
 

@@ -4,16 +4,18 @@ Counted is only what cannot be left out. Training an adapter: no gradient of fro
 adapted layer, the output head on completion tokens alone. Attention: the pairs of tokens that see each other. Bytes: every weight once,
 and of the cache what is read and written. Norms, activations and the optimizer are left out: they are small beside the products.
 A multiplication and an addition are two operations. How fast a machine could do it is `seconds`; what it reaches is for benchmarks.
+Where shapes come from is shape.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import torch
-from torch import nn
+LinearMaps = Sequence[tuple[int, int]]
+"""Linear maps of one layer as (in, out)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Cost:
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """What decides the cost of a decoder-only model.
 
@@ -49,36 +51,12 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """The shape of the model that a transformers config describes; the model is laid out without memory for its weights."""
-        from transformers import AutoModelForCausalLM
+        """The shape of the model that a transformers config describes."""
+        from bethink.models.shape import shape_of
 
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        text = config.get_text_config(decoder=True)
-        head = model.get_output_embeddings()
-        layers: dict[str, list[tuple[int, int]]] = {}
-        names: dict[str, list[str]] = {}
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and module is not head:
-                layer = next((part for part in name.split(".") if part.isdecimal()), "")
-                layers.setdefault(layer, []).append((module.in_features, module.out_features))
-                names.setdefault(layer, []).append(name.rpartition(".")[2])
-        first = next(iter(layers))
-        reading = [
-            size for size, name in zip(layers[first], names[first], strict=True) if name in _READ_THE_INPUT
-        ]
-        heads = text.num_attention_heads
-        return cls(
-            layers=tuple(tuple(sizes) for sizes in layers.values()),
-            first_inputs=tuple(reading),
-            hidden=head.in_features,
-            vocabulary=head.out_features,
-            heads=heads,
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        )
+        return shape_of(config)
 
-    @property
+    @cached_property
     def linear(self) -> int:
         """Weights of all linear maps but the head."""
         return sum(size_in * size_out for layer in self.layers for size_in, size_out in layer)
@@ -89,25 +67,25 @@ class Shape:
         return self.hidden * self.vocabulary
 
 
-_READ_THE_INPUT = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack"})
-
-
 def sft_step(
     shape: Shape,
     lengths: Sequence[int],
     completion_tokens: int,
     *,
     rank: int | None,
+    adapted: Sequence[LinearMaps] | None = None,
     trains_head: bool = False,
     weight_bytes: int = 2,
 ) -> Cost:
     """A forward and backward pass over samples of these lengths.
 
-    lengths: tokens of each sample, prompt and completion; completion_tokens: how many of all are learned. rank: of an adapter on every
-    linear map, or None for training all of them. trains_head: whether the head is trained too.
+    lengths: tokens of each sample, prompt and completion; completion_tokens: how many of all are learned. rank: of the adapters, or
+    None for training all weights. adapted: for each layer the linear maps with an adapter; None: all of them. trains_head: whether
+    the head is trained too.
     """
     pairs = sum(length * (length + 1) // 2 for length in lengths)
-    return _training(shape, sum(lengths), completion_tokens, pairs, rank, trains_head, weight_bytes)
+    tokens = sum(lengths)
+    return _training(shape, tokens, completion_tokens, pairs, rank, adapted, trains_head, weight_bytes)
 
 
 def _training(
@@ -116,6 +94,7 @@ def _training(
     learned: int,
     pairs: int,
     rank: int | None,
+    adapted: Sequence[LinearMaps] | None,
     trains_head: bool,
     weight_bytes: int,
 ) -> Cost:
@@ -123,10 +102,7 @@ def _training(
     if rank is None:
         backward = 2 * forward
     else:
-        sides = sum(size_in + size_out for layer in shape.layers for size_in, size_out in layer)
-        thin = 2 * rank * sides * tokens
-        below = sum(2 * (size_in * size_out + rank * size_in) for size_in, size_out in shape.first_inputs)
-        backward = forward + 3 * thin - below * tokens
+        backward = _adapter(shape, shape.layers if adapted is None else adapted, rank) * tokens
     head = 2 * shape.head * learned * (3 if trains_head else 2)
     passes = 2 if rank is not None else 3
     return Cost(
@@ -135,16 +111,33 @@ def _training(
     )
 
 
+def _adapter(shape: Shape, adapted: Sequence[LinearMaps], rank: int) -> int:
+    """Operations a token: the adapters' own in both passes, and the gradient on its way down to the first of them."""
+    first = next((index for index, layer in enumerate(adapted) if layer), None)
+    if first is None:  # an adapter on the head alone
+        return 0
+    thin = 2 * rank * sum(size_in + size_out for layer in adapted for size_in, size_out in layer)
+    through = 2 * sum(size_in * size_out for layer in shape.layers[first:] for size_in, size_out in layer)
+    # The first layer's gradient ends where the lowest adapter is: at what reads the layer's input, else somewhere inside the layer.
+    reading = set(adapted[first]) >= set(shape.first_inputs)
+    below = shape.first_inputs if reading else shape.layers[first]
+    return through + 3 * thin - sum(2 * size_in * (size_out + rank) for size_in, size_out in below)
+
+
 def prefill(shape: Shape, lengths: Sequence[int], *, weight_bytes: int = 2) -> Cost:
     """Prompts of these lengths up to the logits of their last tokens."""
-    tokens = sum(lengths)
     pairs = sum(length * (length + 1) // 2 for length in lengths)
-    flops = 2 * shape.linear * tokens + 2 * shape.head * len(lengths) + _attention(shape, pairs)
+    return prompts(shape, len(lengths), sum(lengths), pairs, weight_bytes=weight_bytes)
+
+
+def prompts(shape: Shape, count: float, tokens: float, pairs: float, *, weight_bytes: int = 2) -> Cost:
+    """`prefill` of `count` prompts of so many tokens together, which see each other in so many pairs. Means will do: it is linear."""
+    flops = 2 * shape.linear * tokens + 2 * shape.head * count + _attention(shape, pairs)
     return Cost(flops, (shape.linear + shape.head + cache_values(shape, tokens)) * weight_bytes)
 
 
-def decode_step(shape: Shape, rows: int, cached: int, *, weight_bytes: int = 2) -> Cost:
-    """One more token in each of `rows` sequences, which have `cached` tokens each."""
+def decode_step(shape: Shape, rows: int, cached: float, *, weight_bytes: int = 2) -> Cost:
+    """One more token in each of `rows` sequences, which have `cached` tokens each, or in the mean."""
     flops = 2 * (shape.linear + shape.head) * rows + _attention(shape, rows * (cached + 1))
     values = shape.linear + shape.head + cache_values(shape, rows * (cached + 1))
     return Cost(flops, values * weight_bytes)
@@ -167,19 +160,20 @@ def grpo_step(
     rollouts = prefill(shape, prompts, weight_bytes=weight_bytes)
     mean = sum(prompts) / len(prompts)
     for position in range(completion):
-        rollouts += decode_step(shape, rows, round(mean + position), weight_bytes=weight_bytes)
+        rollouts += decode_step(shape, rows, mean + position, weight_bytes=weight_bytes)
     pairs = sum(
         p * (p + 1) // 2 + samples * (completion * p + completion * (completion + 1) // 2) for p in prompts
     )
     learned = rows * completion
-    return rollouts + _training(shape, sum(prompts) + learned, learned, pairs, rank, False, weight_bytes)
+    tokens = sum(prompts) + learned
+    return rollouts + _training(shape, tokens, learned, pairs, rank, None, False, weight_bytes)
 
 
-def cache_values(shape: Shape, tokens: int) -> int:
+def cache_values(shape: Shape, tokens: float) -> float:
     """Numbers in the cache of so many tokens: keys and values of every layer."""
     return 2 * len(shape.layers) * shape.kv_heads * shape.head_size * tokens
 
 
-def _attention(shape: Shape, pairs: int) -> int:
+def _attention(shape: Shape, pairs: float) -> float:
     """Scores and weighted sums for so many pairs of a token and one it sees, in every layer and head."""
     return 4 * len(shape.layers) * shape.heads * shape.head_size * pairs

@@ -18,8 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from bethink.core.errors import ModelError
 from bethink.models import attention
+from bethink.models.fused.layers import fuse_
 from bethink.models.lora import load_adapter, merge_
-from bethink.models.machine import best_device, best_dtype, free_memory
+from bethink.models.machine import best_device, best_dtype, free_memory, keep_freed_memory
 from bethink.models.weights import tensor_sizes
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def load_model(
     refuse_unserved(config, files.name)
     if check_memory:
         _check_memory(files, dtype, device)
+    keep_freed_memory()
     model = _read_weights(files, config, dtype)
     try:
         model.to(device)
@@ -71,6 +73,7 @@ def load_model(
     model.eval()
     model.config.use_cache = False
     prove_attention(model, files.name)
+    fuse_(model)
     if files.adapter is not None:
         load_adapter(model, files.adapter)
         if merge:

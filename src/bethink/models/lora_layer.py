@@ -5,15 +5,16 @@ Source: Hu et al. 2021 (arXiv 2106.09685). Knows modules and tensors; which laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bethink.core.errors import ModelError
-from bethink.models.lora_product import adapted_linear
+from bethink.models.lora_product import FrozenWeights, adapted_product
 
 
 class LoRALinear(nn.Module):
@@ -56,13 +57,18 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        if self.active and not (self.dropout and self.training):
-            return adapted_linear(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale)
+        if self.direct:
+            return adapted_linears(x, (self,))
         y: Tensor = self.base(x)
         if not self.active:
             return y
         inner = F.linear(F.dropout(x, self.dropout), self.lora_A.to(x.dtype)) * self.scale
         return y + F.linear(inner, self.lora_B.to(x.dtype))
+
+    @property
+    def direct(self) -> bool:
+        """Whether the adapter acts on the input as it is: it is switched on, and no dropout comes before it."""
+        return self.active and not (self.dropout and self.training)
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
@@ -74,6 +80,26 @@ class LoRALinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rank={self.lora_A.shape[0]}, scale={self.scale:g}, dropout={self.dropout:g}"
+
+
+def adapted_linears(x: Tensor, layers: Sequence[LoRALinear]) -> Tensor:
+    """The outputs of `direct` layers that read one input x [..., in], side by side [..., sum of out]; a new tensor."""
+    adapters = [(layer.lora_A, layer.lora_B) for layer in layers]
+    return adapted_product(x, frozen_weights(layers), adapters, [layer.scale for layer in layers])
+
+
+def frozen_weights(layers: Sequence[LoRALinear | nn.Linear]) -> FrozenWeights:
+    """The weights of layers that read one input, as one; remembered until one of them changes."""
+    plain = [layer.base if isinstance(layer, LoRALinear) else layer for layer in layers]
+    weights = [layer.weight for layer in plain]
+    frozen = _FROZEN.get(layers[0])
+    if frozen is None or not frozen.of(weights):
+        frozen = _FROZEN[layers[0]] = FrozenWeights(weights, [layer.bias for layer in plain])
+    return frozen
+
+
+_FROZEN: WeakKeyDictionary[nn.Module, FrozenWeights] = WeakKeyDictionary()
+"""By the first of the layers."""
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -1,47 +1,65 @@
-"""Linear layers whose weights lie as the CPU's matrix library wants them, for sampling.
+"""Linear layers whose weights lie in the matrix library's blocks (blocks.py): for sampling, and beside the plain ones for training adapters.
 
-oneDNN multiplies by blocks. Given a plain weight [out, in] it rearranges it in every call, which for the few rows of a decoding step
-costs as much as the product itself, or twice as much. Rearranged once, a step takes half the time at 4 rows and two thirds at 64; the
-products are those of the plain weight to the last bit in bfloat16, and in float32 a row no longer depends on how many others it is
-computed with. The operators are private to torch, so that they are tried first, and without them everything stays as it is.
+Layers that read one input (a module names them as its TOGETHER) are laid out as one. A decoding step takes half the time at 4 rows and
+two thirds at 64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from bethink.models.lora_layer import LoRALinear, folded
+from bethink.models import blocks
+from bethink.models.lora_layer import LoRALinear, folded, frozen_weights
 from bethink.models.machine import free_memory
 
-_ROWS = 64
-"""How many rows the blocks are laid out for; other numbers of rows are as fast."""
 _MEMORY_SHARE = 0.5
-"""Of the free memory, how much a second copy of the weights may take."""
+"""Of the free memory, how much further copies of the weights may take."""
+
+Linear = nn.Linear | LoRALinear
+Group = dict[str, Linear]
+"""Layers of one input by their names."""
 
 
 class PrepackedLinear(nn.Module):
-    """A frozen linear layer for sampling, of the weight [out, in] and bias [out] given. It has no gradient and cannot be saved."""
+    """Frozen linear layers of one input for sampling, of the weights [out, in] and biases [out] given; their outputs stand side by side.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    whole: it stands for a group of layers, in the place of the first; or it is the one layer in its place. It has no gradient and
+    cannot be saved.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], given: Sequence[Tensor | None], *, whole: bool = False
+    ) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
+        self.whole = whole
+        joint = weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
+        self.out_features, self.in_features = joint.shape
         # Model code asks a layer's weight for its dtype and device; the blocks answer.
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
-        self.bias = (
-            None if bias is None else bias.detach().contiguous()
-        )  # the operator reads it as if it were
+        self.weight = blocks.rearranged(joint)
+        self.bias: Tensor | None = None
+        if any(bias is not None for bias in given):
+            pairs = zip(weights, given, strict=True)
+            parts = [w.new_zeros(len(w)) if bias is None else bias.detach() for w, bias in pairs]
+            self.bias = torch.cat(parts)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return y
+        return blocks.product(x, self.weight, self.bias)
+
+
+class Absorbed(nn.Module):
+    """In the place of a layer that is computed by the first of its group."""
+
+    def __init__(self, layer: Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
 
 
 def prepack_(model: nn.Module) -> None:
@@ -49,10 +67,11 @@ def prepack_(model: nn.Module) -> None:
 
     A model on another device, one with adapters, and any model where torch cannot do it, stays as it is.
     """
-    layers = _layers(model)
-    if all(isinstance(layer, nn.Linear) for layer in layers.values()) and _possible(layers):
-        for name, layer in layers.items():
-            _put(model, name, PrepackedLinear(layer.weight, layer.bias))
+    groups = _groups(model)
+    layers = _flat(groups).values()
+    if all(isinstance(layer, nn.Linear) for layer in layers) and _possible(groups):
+        for group in groups:
+            _pack(model, group, [layer.weight for layer in group.values()])
 
 
 @contextmanager
@@ -62,61 +81,84 @@ def sampling_weights(model: nn.Module) -> Iterator[None]:
     Afterwards everything is as before, bit for bit; while the block lasts the linear layers take twice their memory. Where weights
     cannot be rearranged the adapters are folded alone.
     """
-    layers = _layers(model)
-    size = sum(layer.weight.nbytes for layer in layers.values())
-    if not _possible(layers) or size > _MEMORY_SHARE * free_memory():
+    groups = _groups(model)
+    if not _possible(groups) or not _room_for(groups, 1):
         with folded(model):
             yield
         return
     try:
-        for name, layer in layers.items():
-            weight = layer.weight
-            if isinstance(layer, LoRALinear) and layer.active:
-                weight = layer.merged_weight()
-            _put(model, name, PrepackedLinear(weight, layer.bias))
+        for group in groups:
+            _pack(model, group, [_sampled(layer) for layer in group.values()])
         yield
     finally:
-        for name, layer in layers.items():
+        for name, layer in _flat(groups).items():
             _put(model, name, layer)
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Linear | LoRALinear]:
-    """The linear layers by name; an adapted one counts as one."""
-    found: dict[str, nn.Linear | LoRALinear] = {}
+def rearrange_frozen(model: PreTrainedModel) -> bool:
+    """Keep the frozen weights below a model's adapters, and its frozen head, in blocks too where memory allows; whether it was done."""
+    groups = _groups(model)
+    if not _possible(groups) or not _room_for(groups, 2):
+        return False
+    for group in groups:
+        adapted = [layer for layer in group.values() if isinstance(layer, LoRALinear)]
+        # A group is computed as one only where all of it is adapted.
+        for layers in [adapted] if len(adapted) == len(group) else [[layer] for layer in adapted]:
+            frozen_weights(layers).rearrange()
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear and not head.weight.requires_grad:
+        frozen_weights([head]).rearrange()
+    return True
+
+
+def _sampled(layer: Linear) -> Tensor:
+    return layer.merged_weight() if isinstance(layer, LoRALinear) and layer.active else layer.weight
+
+
+def _pack(model: nn.Module, group: Group, weights: Sequence[Tensor]) -> None:
+    (first, *rest), biases = group, [layer.bias for layer in group.values()]
+    _put(model, first, PrepackedLinear(weights, biases, whole=len(group) > 1))
+    for name in rest:
+        _put(model, name, Absorbed(group[name]))
+
+
+def _groups(model: nn.Module) -> list[Group]:
+    """The linear layers, those of one input together; an adapted one counts as one."""
+    groups: dict[str, Group] = {}
     for name, module in model.named_modules():
+        parent_name, _, own = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
         if isinstance(module, LoRALinear) or (
-            type(module) is nn.Linear and not isinstance(_parent(model, name), LoRALinear)
+            type(module) is nn.Linear and not isinstance(parent, LoRALinear)
         ):
-            found[name] = module
-    return found
+            one_input = own in getattr(parent, "TOGETHER", ())
+            groups.setdefault(f"{parent_name} together" if one_input else name, {})[name] = module
+    return [_in_order(model, group) for group in groups.values()]
 
 
-def _parent(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name.rpartition(".")[0])
+def _in_order(model: nn.Module, group: Group) -> Group:
+    first = next(iter(group))
+    order: Any = getattr(model.get_submodule(first.rpartition(".")[0]), "TOGETHER", ())
+    return (
+        dict(sorted(group.items(), key=lambda item: order.index(item[0].rpartition(".")[2])))
+        if len(group) > 1
+        else group
+    )
+
+
+def _flat(groups: Sequence[Group]) -> Group:
+    return {name: layer for group in groups for name, layer in group.items()}
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
     layer.train(model.training)
-    setattr(_parent(model, name), name.rpartition(".")[2], layer)
+    setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], layer)
 
 
-def _possible(layers: dict[str, nn.Linear | LoRALinear]) -> bool:
-    kinds = {(layer.weight.device.type, layer.weight.dtype) for layer in layers.values()}
-    return bool(kinds) and all(device == "cpu" and _works(dtype) for device, dtype in kinds)
+def _possible(groups: Sequence[Group]) -> bool:
+    return bool(groups) and all(blocks.possible(layer.weight) for layer in _flat(groups).values())
 
 
-@cache
-def _works(dtype: torch.dtype) -> bool:
-    """Whether this torch on this machine computes the same with rearranged weights."""
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    weight, x = (torch.randn(shape, generator=generator).to(dtype) for shape in ((48, 32), (4, 2, 32)))
-    try:
-        found = PrepackedLinear(weight, weight[:, 0])(x)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    tolerance = 1e-5 if dtype == torch.float32 else 2**-6
-    return torch.allclose(
-        found.float(), F.linear(x, weight, weight[:, 0]).float(), rtol=tolerance, atol=tolerance
-    )
+def _room_for(groups: Sequence[Group], copies: int) -> bool:
+    size = sum(layer.weight.nbytes for layer in _flat(groups).values())
+    return copies * size <= _MEMORY_SHARE * free_memory()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from pathlib import Path
 from typing import Any
 
 from bethink import __version__
+from bethink.models.known_speed import processor
 from bethink.models.machine import cores, total_memory
 
 _PACKAGES = (
@@ -44,13 +44,3 @@ def describe() -> dict[str, Any]:
         "devices": gpus or ["cpu"],
         "packages": versions,
     }
-
-
-def processor() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -1,8 +1,7 @@
 """What a recipe will do, before it does it: rows, tokens, hours and memory of each stage, where they can be told.
 
-Estimates rest on the recipe's `assume`. Training costs 4 FLOPs a parameter and token with an adapter (forward, and backward through
-the frozen weights) and 6 with all weights (their gradients too); the device gives `tflops` times `mfu` of them a second. Sampling
-takes what `sampled_tokens_per_second` says. Memory is the sft stage's own preflight estimate for a model of the same shape that holds no weights.
+Rows and tokens follow from the stages' options and the recipe's `assume`; how fast they are worked off, and in how much memory, is
+forecast.py's.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from rich import box
 from rich.table import Table
 
 from bethink.core.console import duration
-from bethink.core.errors import ConfigError
-from bethink.core.files import read_json
+from bethink.recipe.forecast import Rate, memory, sampling_rate, training_rate
 from bethink.recipe.schema import Assume, Recipe, stage_references
 from bethink.recipe.stages import Prepared
 
@@ -30,7 +28,7 @@ class Estimate:
     """One stage's plan.
 
     rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
-    made with each mode are known to pass curation. memory in bytes.
+    made with each mode are known to pass curation. memory in bytes. rate: what the hours rest on.
     """
 
     stage: str
@@ -42,6 +40,7 @@ class Estimate:
     hours: float | None = None
     memory: int | None = None
     good: int | None = None
+    rate: Rate | None = None
 
 
 def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
@@ -96,10 +95,7 @@ def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     if samples:
         what += f", {-(-samples // config.batch_size):,} steps of {config.batch_size}"
     tokens = round(samples * assume.tokens_per_sample) if samples and assume.tokens_per_sample else None
-    hours = None
-    if tokens and assume.parameters and assume.tflops:
-        flops = (6 if config.full else 4) * assume.parameters * tokens
-        hours = flops / (assume.tflops * 1e12 * assume.mfu) / 3600
+    rate = training_rate(config, assume) if tokens else None
     return Estimate(
         one.stage.name,
         "sft",
@@ -107,8 +103,9 @@ def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
         samples,
         tokens,
         at_most=not config.steps and not (curated and not curated.at_most),
-        hours=hours,
-        memory=_memory(config, assume),
+        hours=tokens / rate.tokens_per_second / 3600 if tokens and rate else None,
+        memory=memory(config, assume),
+        rate=rate,
     )
 
 
@@ -119,10 +116,10 @@ def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     completions = len(config.tasks) * sum(config.samples_of(mode) for mode in config.modes)
     rows = config.size * completions if config.size else None
     tokens = rows * config.max_tokens if rows else None
-    hours = None
-    if rows and assume.tokens_per_completion and assume.sampled_tokens_per_second:
-        hours = rows * assume.tokens_per_completion / assume.sampled_tokens_per_second / 3600
-    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True, hours=hours)
+    hours, rate = None, sampling_rate(config, assume, rows) if rows else None
+    if rows and rate and assume.tokens_per_completion:
+        hours = rows * assume.tokens_per_completion / rate.tokens_per_second / 3600
+    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True, hours=hours, rate=rate)
 
 
 def _task(spec: str) -> str:
@@ -162,56 +159,6 @@ _ESTIMATES = {
 }
 
 
-def _memory(config: Any, assume: Assume) -> int | None:
-    """Peak bytes of the training, from the model's shape; None when the shape is not known. Raises ConfigError for a shape of nothing."""
-    where, shape = ("assume.shape", assume.shape) if assume.shape is not None else _shape_of(config.model)
-    if shape is None:
-        return None
-    import torch
-
-    from bethink.models.lora import add_lora
-    from bethink.train.preflight import memory_needed
-
-    capacity = config.tokens_per_microbatch or assume.tokens_per_microbatch
-    with torch.device("meta"):
-        model = _empty_model(shape, where)
-        if not config.full:
-            model.requires_grad_(False)
-            add_lora(model, config.lora, seed=0)
-    needed = memory_needed(model, capacity, gradient_checkpointing=bool(config.gradient_checkpointing))
-    if config.gradient_checkpointing is None and assume.memory_gib and needed > assume.memory_gib * 2**30:
-        return memory_needed(model, capacity, gradient_checkpointing=True)
-    return needed
-
-
-def _empty_model(shape: dict[str, Any], where: str) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape), dtype=torch.bfloat16)
-    except Exception as error:  # a shape can be wrong in as many ways as transformers has architectures
-        raise ConfigError(
-            f"no model has this shape: {' '.join(str(error).split())[:200]}",
-            where=where,
-            fix="give `model_type` and the sizes as the model's config.json has them",
-        ) from error
-
-
-def _shape_of(model: str) -> tuple[str, dict[str, Any] | None]:
-    """The model's config.json, and what is in it when it is on this machine already; nothing is fetched to make a plan."""
-    from bethink.models.builtin import BUILTIN, cached, pull
-
-    directory = str(pull(model)) if model in BUILTIN and cached(model) else model
-    path = os.path.join(directory, "config.json")
-    if not os.path.isfile(path):
-        return path, None
-    shape = read_json(Path(path))
-    if not isinstance(shape, dict):
-        raise ConfigError("a model's config.json is a mapping", where=path)
-    return path, {key: value for key, value in shape.items() if key != "quantization_config"}
-
-
 def plan_table(lines: Sequence[Estimate]) -> Table:
     """The plan for a terminal."""
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -234,21 +181,18 @@ def plan_table(lines: Sequence[Estimate]) -> Table:
 def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Path] = ()) -> str:
     """What the estimates rest on, and their sum; missing: the inputs that are not there yet."""
     assume = recipe.assume
-    hours = [line.hours for line in lines if line.hours and line.uses == "sft"]
-    sampling = [line.hours for line in lines if line.hours and line.uses == "eval"]
     text = f"{recipe.name}: {len(lines)} stages, every option checked, nothing run."
     if missing:
         text += f"\nNot here yet: {', '.join(map(str, missing))}."
-    if hours and assume.tflops and assume.parameters:
-        text += (
-            f"\nTraining about {_hours(sum(hours))} on {assume.device}: {assume.parameters / 1e9:.3g} billion parameters, "
-            f"{assume.tokens_per_sample:,.0f} tokens a sample, {100 * assume.mfu:.0f} % of {assume.tflops:,.4g} TFLOP/s."
-        )
-    if sampling:
-        text += (
-            f"\nEvaluation about {_hours(sum(sampling))}: {assume.tokens_per_completion:,.0f} tokens a completion, "
-            f"{assume.sampled_tokens_per_second:,.0f} tokens a second."
-        )
+    for uses, work, per, mean in (
+        ("sft", "Training", "sample", assume.tokens_per_sample),
+        ("eval", "Evaluation", "completion", assume.tokens_per_completion),
+    ):
+        told = [line for line in lines if line.uses == uses and line.hours]
+        if told:
+            hours = _hours(sum(line.hours or 0.0 for line in told))
+            rates = "; ".join(dict.fromkeys(line.rate.words for line in told if line.rate))
+            text += f"\n{work} about {hours} on {assume.device}: {mean:,.0f} tokens a {per}, {rates}."
     needed = max((line.memory for line in lines if line.memory), default=0)
     if needed and assume.memory_gib:
         fits = "fits in" if needed <= assume.memory_gib * 2**30 else "does NOT fit in"

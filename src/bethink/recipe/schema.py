@@ -37,7 +37,8 @@ class Stage(StrictModel):
 class Assume(StrictModel):
     """What the plan's estimates rest on where the machine cannot tell.
 
-    device: words for the plan; tflops: its dense peak at the training dtype; mfu: the share of it that training reaches;
+    device: words for the plan; left out, the plan is for the machine it is made on, whose own speed serves where no other is given.
+    tflops: the device's dense peak at the training dtype; mfu: the share of it that training reaches;
     memory_gib: what the device has; parameters: the model's size; tokens_per_sample: mean prompt and completion tokens of a
     training row; tokens_per_microbatch: how many go through at once; shape: the keys of the model's config.json that fix its size,
     where the model is not on this machine; tokens_per_completion: mean length of a sampled completion;
@@ -54,6 +55,11 @@ class Assume(StrictModel):
     shape: dict[str, Any] | None = None
     tokens_per_completion: float | None = Field(default=None, gt=0)
     sampled_tokens_per_second: float | None = Field(default=None, gt=0)
+
+    @property
+    def here(self) -> bool:
+        """Whether the plan is for the machine it is made on."""
+        return "device" not in self.model_fields_set
 
 
 class Recipe(StrictModel):

@@ -24,6 +24,7 @@ from bethink.core.config import StrictModel
 from bethink.core.console import Progress, note
 from bethink.core.errors import BethinkError
 from bethink.core.seeds import derive_seed
+from bethink.models.speed import of_the_floor
 from bethink.train import checkpoint as checkpoints
 from bethink.train.metrics import MetricsLog, memory_gb
 from bethink.train.optimizer import MasterAdamW, learning_rate
@@ -43,7 +44,10 @@ class Method(Protocol[Batch]):
         ...
 
     def summary(self, step: int, sums: Mapping[str, float]) -> dict[str, Any]:
-        """The step's metrics from the sums over its micro-batches; "tokens" is what the rate counts."""
+        """The step's metrics from the sums over its micro-batches; "tokens" is what the rate counts.
+
+        "floor_seconds", where it is among them, is the least time the step can take; its share of the time taken is written.
+        """
         ...
 
     def evaluate(self, step: int) -> dict[str, Any]:
@@ -115,8 +119,8 @@ def train(
                 row |= method.evaluate(step + 1)
             log.write(row)
             on_step(row)
-            shown = {"loss": f"{row['loss']:.4f}", "tokens/s": f"{row['tokens_per_second']:,.0f}"}
-            progress.advance(1, **shown)
+            rate = f"{row['tokens_per_second']:,.0f}{of_the_floor(row.get('floor_share'))}"
+            progress.advance(1, **{"loss": f"{row['loss']:.4f}", "tokens/s": rate})
             if (
                 last
                 or interrupted()
@@ -141,6 +145,7 @@ def _step(method: Method[Batch], optimizer: MasterAdamW, config: LoopConfig, ste
     rate = learning_rate(step, config.steps, config.lr, config.warmup, config.min_lr_ratio)
     norm = optimizer.step(rate)
     summary = method.summary(step, sums)
+    least = summary.pop("floor_seconds", None)
     if not (math.isfinite(summary["loss"]) and math.isfinite(norm)):
         raise BethinkError(
             f"the loss ({summary['loss']}) or gradient norm ({norm}) is not a finite number",
@@ -155,6 +160,7 @@ def _step(method: Method[Batch], optimizer: MasterAdamW, config: LoopConfig, ste
         "grad_norm": norm,
         "tokens_per_second": round(summary["tokens"] / seconds, 1),
         "seconds": round(seconds, 3),
+        **({} if least is None else {"floor_share": round(least / seconds, 4)}),
         **memory_gb(),
     }
 

@@ -21,7 +21,11 @@ from bethink.core.console import duration, err, warn
 from bethink.core.errors import PreflightError
 from bethink.core.files import write_json
 from bethink.models.machine import free_memory
+from bethink.models.recompute import Recompute, choose
+from bethink.models.speed import USUAL_SHARE
 from bethink.train.batch import padded_length
+from bethink.train.floor import StepFloor
+from bethink.train.memory import training_memory
 from bethink.train.rows import Row, read_rows
 from bethink.train.sft_method import Schedule
 from bethink.train.token_store import Census, TokenStore, encode_row
@@ -31,7 +35,11 @@ PROOF_ROWS = 100
 
 @dataclass(slots=True)
 class Preflight:
-    """What was found; written to preflight.json. Shares are of the rows read, memory is in bytes."""
+    """What was found; written to preflight.json. Shares are of the rows read, memory is in bytes.
+
+    floor_tokens_per_second: more than that is not possible; None where the device's speed is not known. expected_hours: at the usual
+    share of it, and after the first steps at the rate they had.
+    """
 
     rows_total: int
     rows_read: int
@@ -53,7 +61,8 @@ class Preflight:
     trained_parameters: int
     memory_needed: int
     memory_free: int
-    gradient_checkpointing: bool
+    recompute: Recompute
+    floor_tokens_per_second: float | None = None
     expected_hours: float | None = None
     overridden: list[str] = field(default_factory=list)
 
@@ -71,20 +80,24 @@ def survey(
     schedule: Schedule,
     capacity: int,
     gradient_checkpointing: bool | None,
+    floor: StepFloor | None = None,
 ) -> Preflight:
     """Measure everything `check` judges.
 
-    gradient_checkpointing None: on when training does not fit without. capacity: tokens in a packed row.
+    gradient_checkpointing None: as much is recomputed as training needs to fit. capacity: tokens in a packed row. floor: what a step takes at
+    least, where the device's speed is known.
     """
     device = next(model.parameters()).device
     row_tokens = max(padded_length(store.census.longest), capacity)
     free = memory_free(device, model)
-    recompute = gradient_checkpointing
-    if recompute is None:
-        recompute = memory_needed(model, row_tokens, gradient_checkpointing=False) > free
+    recompute = choose(
+        gradient_checkpointing, lambda level: memory_needed(model, row_tokens, recompute=level), free
+    )
     census = store.census
     proof_rows, proof_failures = prove_rows(files, tokenizer)
     tokens = int(store.lengths.sum())
+    planned = round(tokens / len(store) * schedule.samples)
+    most = _most_tokens_per_second(store, floor) if floor else None
     return Preflight(
         rows_total=census.total,
         rows_read=census.read,
@@ -102,12 +115,22 @@ def survey(
         proof_failures=proof_failures,
         steps=schedule.steps,
         samples=schedule.samples,
-        planned_tokens=round(tokens / len(store) * schedule.samples),
+        planned_tokens=planned,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        memory_needed=memory_needed(model, row_tokens, gradient_checkpointing=recompute),
+        memory_needed=memory_needed(model, row_tokens, recompute=recompute),
         memory_free=free,
-        gradient_checkpointing=recompute,
+        recompute=recompute,
+        floor_tokens_per_second=most and round(most, 1),
+        expected_hours=most and round(planned / (USUAL_SHARE["sft"] * most) / 3600, 3),
     )
+
+
+def _most_tokens_per_second(store: TokenStore, floor: StepFloor) -> float:
+    """What the device could train at the best on rows like these: some hundreds of them, taken evenly."""
+    chosen = slice(None, None, max(1, len(store) // 256))
+    lengths = store.lengths[chosen].tolist()
+    learned = sum(lengths) - int(store.prompt_lengths[chosen].sum())
+    return float(sum(lengths) / floor.seconds(lengths, learned))
 
 
 def prove_rows(
@@ -142,25 +165,29 @@ def _fault(row: Row, renderer: Renderer) -> str | None:
     return None
 
 
-def memory_needed(model: PreTrainedModel, row_tokens: int, *, gradient_checkpointing: bool) -> int:
-    """An estimate of the bytes training takes at its peak, with micro-batches of `row_tokens` tokens.
-
-    Weights; for what is trained master, gradient and two moments in float32; activations kept for the backward pass (about 18 hidden
-    and 5 feed-forward widths a layer and token, one width when layers are recomputed); logits of one chunk.
-    """
+def memory_needed(model: PreTrainedModel, row_tokens: int, *, recompute: Recompute) -> int:
+    """An estimate of the bytes training this model takes at its peak, with micro-batches of `row_tokens` tokens."""
     config: Any = model.config.get_text_config(decoder=True)
-    compute_bytes = model.get_output_embeddings().weight.element_size()
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(
-        p.numel() * (12 if p.dtype == torch.float32 else 16) for p in model.parameters() if p.requires_grad
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return training_memory(
+        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        trained=sum(
+            p.numel() * (12 if p.dtype == torch.float32 else 16)
+            for p in model.parameters()
+            if p.requires_grad
+        ),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        feed_forward=getattr(config, "intermediate_size", 4 * config.hidden_size),
+        queries=heads * size,
+        keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+        vocabulary=config.vocab_size,
+        number_bytes=model.get_output_embeddings().weight.element_size(),
+        row_tokens=row_tokens,
+        recompute=recompute,
+        device=model.device.type,
     )
-    width = 18 * config.hidden_size + 5 * getattr(config, "intermediate_size", 4 * config.hidden_size)
-    layers = config.num_hidden_layers
-    per_token = (
-        (layers * config.hidden_size + width) if gradient_checkpointing else layers * width
-    ) * compute_bytes
-    logits = 128 * config.vocab_size * 12
-    return int(weights + trained + per_token * row_tokens + logits)
 
 
 def memory_free(device: torch.device, model: PreTrainedModel) -> int:
@@ -227,13 +254,13 @@ def _table(found: Preflight) -> Table:
         "plan": f"{found.steps:,} steps, {found.samples:,} samples, about {found.planned_tokens:,} tokens",
         "trained parameters": f"{found.trained_parameters:,}",
         "memory": f"about {found.memory_needed / 1e9:.1f} GB needed, {found.memory_free / 1e9:.1f} GB free"
-        + (" (layers recomputed in the backward pass)" if found.gradient_checkpointing else ""),
+        + ("" if found.recompute is Recompute.NOTHING else f" (backward pass recomputes: {found.recompute})"),
     }
+    if found.expected_hours is not None and found.floor_tokens_per_second is not None:
+        rows["time"] = (
+            f"about {duration(3600 * found.expected_hours)} at the usual {100 * USUAL_SHARE['sft']:.0f} % of the floor, "
+            f"which is {found.floor_tokens_per_second:,.0f} tokens/s here"
+        )
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def expectation(tokens_left: int, tokens_per_second: float) -> str:
-    """What is left, in words."""
-    return f"expected: {tokens_left:,} more tokens at {tokens_per_second:,.0f} tokens/s, {duration(tokens_left / max(tokens_per_second, 1e-9))}"

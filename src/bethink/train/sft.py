@@ -24,19 +24,24 @@ from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import note, warn
 from bethink.core.errors import ConfigError, DataError, ModelError
 from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.models.checkpointing import enable
+from bethink.models.known_speed import speed_of
 from bethink.models.load import load_model
 from bethink.models.locate import ModelFiles
 from bethink.models.lora import add_lora, save_adapter
 from bethink.models.machine import resolve_device, torch_dtype
+from bethink.models.prepacked import rearrange_frozen
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
 from bethink.train.config import FREE, SFTConfig, resume_command
+from bethink.train.floor import StepFloor
+from bethink.train.forecast import Forecast, summary
 from bethink.train.forward import prove_head
 from bethink.train.loop import LoopConfig, train
 from bethink.train.metrics import read_metrics
 from bethink.train.optimizer import round_compute_copies
 from bethink.train.plot import plot_loss
-from bethink.train.preflight import Preflight, Thresholds, check, expectation, survey
+from bethink.train.preflight import Thresholds, check, survey
 from bethink.train.rows import Row, count_rows, data_files
 from bethink.train.samples import SamplePair, Unwrapper
 from bethink.train.sft_method import Schedule, SFTMethod
@@ -78,7 +83,9 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
 
     tokenizer = ChatTokenizer.load(located.directory)
-    model, masters = _load(config, located, device)
+    dtype = torch_dtype(config.dtype, str(device))
+    speed = speed_of(str(device), dtype)  # where it has to be measured, the memory is still free
+    model, masters = _load(config, located, device, dtype)
     prove_head(model)
     store, held_out = _stores(config, files, tokenizer, model)
     schedule = Schedule.plan(
@@ -87,21 +94,22 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     if schedule.batch_size < config.batch_size:
         warn(f"only {len(store)} rows: a batch is {schedule.batch_size} samples, not {config.batch_size}")
     capacity = config.tokens_per_microbatch or default_capacity(device)
+    floor = StepFloor.of(model, speed) if speed else None
     found = survey(
-        files, tokenizer, model, store, held_out, schedule, capacity, config.gradient_checkpointing
+        files, tokenizer, model, store, held_out, schedule, capacity, config.gradient_checkpointing, floor
     )
     found.write(config.output)
     check(found, _thresholds(config), store.census)
-    if found.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    found.recompute = enable(model, found.recompute)
 
     eval_every = config.eval_every if config.eval_every is not None else -(-schedule.steps // 4)
     samples = _sample_pair(config, tokenizer, held_out if len(held_out) else store) if eval_every else None
-    method = SFTMethod(model, store, held_out, schedule, capacity=capacity, device=device, samples=samples)
+    method = SFTMethod(
+        model, store, held_out, schedule, capacity=capacity, device=device, samples=samples, floor=floor
+    )
     shared = config.model_dump(include=set(LoopConfig.model_fields) - {"steps", "eval_every"})
     loop = LoopConfig(steps=schedule.steps, eval_every=eval_every, **shared)
     try:
-        forecast = _Forecast(found, config.output)
         train(
             model,
             method,
@@ -109,12 +117,14 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
             config.output,
             masters=masters,
             resume_command=resume_command(config),
-            on_step=forecast,
+            on_step=Forecast(found, config.output, capacity, device),
         )
     except KeyboardInterrupt:
         plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
         raise
-    plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
+    metrics = read_metrics(config.output / "metrics.jsonl")
+    note(summary(metrics))
+    plot_loss(metrics, config.output)
     with replaced_directory(product) as part:
         if config.full:
             export(model, located.directory, part)
@@ -146,16 +156,16 @@ def _result(product: Path) -> SFTResult:
 
 
 def _load(
-    config: SFTConfig, located: ModelFiles, device: torch.device
+    config: SFTConfig, located: ModelFiles, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
     """The model with what is trained marked so, and the float32 masters of parameters that compute in a narrower format."""
-    dtype = torch_dtype(config.dtype, str(device))
     loaded = torch.float32 if config.full else dtype
     model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=True)
     if config.full:
         model.requires_grad_(True)
         return model, round_compute_copies(model, dtype)
     add_lora(model, config.lora, config.seed)
+    rearrange_frozen(model)
     return model, {}
 
 
@@ -225,21 +235,3 @@ def _thresholds(config: SFTConfig) -> Thresholds:
     return Thresholds(
         config.allow_dropped, config.allow_empty, config.allow_template_failures, config.allow_memory
     )
-
-
-class _Forecast:
-    """After the first few steps, says how long the rest will take; the first step is not counted, being slower."""
-
-    def __init__(self, found: Preflight, directory: Path, after: int = 4) -> None:
-        self.found, self.directory, self.after = found, directory, after
-        self._rates: list[tuple[float, float]] = []
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        self._rates.append((row["tokens"], row["seconds"]))
-        if len(self._rates) != self.after:
-            return
-        tokens, seconds = (sum(column) for column in zip(*self._rates[1:], strict=True))
-        left = self.found.planned_tokens * (1 - row["step"] / self.found.steps)
-        note(expectation(int(left), tokens / seconds))
-        self.found.expected_hours = round(self.found.planned_tokens / (tokens / seconds) / 3600, 3)
-        self.found.write(self.directory)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.console import note
 from bethink.train.batch import PackedBatch, packed_batches
+from bethink.train.floor import StepFloor
 from bethink.train.forward import forward
 from bethink.train.losses import cross_entropy
 from bethink.train.samples import SamplePair
@@ -61,7 +62,8 @@ class Schedule:
 class SFTMethod:
     """A `loop.Method`.
 
-    capacity: tokens in a packed row; samples: the pair of outputs shown at each evaluation, or None.
+    capacity: tokens in a packed row; samples: the pair of outputs shown at each evaluation, or None; floor: what a step takes at least,
+    or None where the device's speed is not known.
     """
 
     def __init__(
@@ -74,15 +76,19 @@ class SFTMethod:
         capacity: int,
         device: torch.device,
         samples: SamplePair | None = None,
+        floor: StepFloor | None = None,
     ) -> None:
         self.model, self.store, self.held_out, self.schedule = model, store, held_out, schedule
-        self.capacity, self.device, self.samples = capacity, device, samples
+        self.capacity, self.device, self.samples, self.floor = capacity, device, samples, floor
+        self._lengths: list[int] = []
         self._learned = 1
 
     def batches(self, step: int) -> Sequence[PackedBatch]:
         """The step's rows, packed."""
         self.model.train()
-        batches = packed_batches([self.store[i] for i in self.schedule.of(step)], self.capacity)
+        samples = [self.store[i] for i in self.schedule.of(step)]
+        batches = packed_batches(samples, self.capacity)
+        self._lengths = [len(sample) for sample in samples]
         self._learned = sum(len(batch.target_index_N) for batch in batches)
         return batches
 
@@ -92,9 +98,11 @@ class SFTMethod:
         return loss / self._learned, sums
 
     def summary(self, step: int, sums: Mapping[str, float]) -> dict[str, Any]:
-        """Mean losses, token counts, and how far in the data the run is."""
+        """Mean losses, token counts, how far in the data the run is, and what the step takes at least."""
         seen = self.schedule.seen(step + 1)
+        least = self.floor and {"floor_seconds": self.floor.seconds(self._lengths, self._learned)}
         return {
+            **(least or {}),
             **_means(sums),
             "tokens": int(sums["tokens"]),
             "completion_tokens": int(sums["on"] + sums["off"]),

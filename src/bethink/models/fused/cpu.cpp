@@ -1,0 +1,626 @@
+// The work between the matrix products on a CPU: norms, rotary positions, gated activations, attention and drawing tokens.
+//
+// torch runs each of these as a chain of passes over memory, and in bfloat16 most passes also convert. Here each is one pass, in float32
+// registers. All tensors are read and written in place through strides (counted in elements); the last axis is contiguous. A row's result
+// never depends on how many others are computed with it, nor on the number of threads.
+//
+// Compiled on the user's machine by build.py, once; without a compiler torch's own operations are used instead.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// ---- sixteen numbers at a time ----------------------------------------------------------------------------------------------------
+
+using Size = std::int64_t;
+struct bfloat16 { std::uint16_t bits; };
+
+typedef float floats __attribute__((vector_size(64)));
+typedef std::int32_t ints __attribute__((vector_size(64)));
+typedef std::uint32_t words __attribute__((vector_size(64)));
+typedef std::uint16_t halves __attribute__((vector_size(32)));
+constexpr Size WIDE = 16;
+constexpr ints LANES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+template <class To, class From> inline To bits(From from) {
+    To to;
+    static_assert(sizeof to == sizeof from);
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+inline floats splat(float x) { return floats{} + x; }
+
+inline floats load(const float *p) { floats x; std::memcpy(&x, p, sizeof x); return x; }
+inline void store(float *p, floats x) { std::memcpy(p, &x, sizeof x); }
+
+inline floats load(const bfloat16 *p) {
+    halves x;
+    std::memcpy(&x, p, sizeof x);
+    return bits<floats>(__builtin_convertvector(x, words) << 16);
+}
+
+// To the nearest, ties to even; what is not a number stays so.
+inline halves rounded(floats x) {
+#ifdef __AVX512BF16__
+    return bits<halves>(_mm512_cvtneps_pbh(bits<__m512>(x)));
+#endif
+    words w = bits<words>(x);
+    words up = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
+    return __builtin_convertvector(x == x ? up : (w >> 16) | 0x40u, halves);
+}
+inline void store(bfloat16 *p, floats x) { halves h = rounded(x); std::memcpy(p, &h, sizeof h); }
+
+// What a number becomes when it is kept in type T.
+template <class T> inline floats kept(floats x);
+template <> inline floats kept<float>(floats x) { return x; }
+template <> inline floats kept<bfloat16>(floats x) {
+    return bits<floats>(__builtin_convertvector(rounded(x), words) << 16);
+}
+
+inline float one(const float *p) { return *p; }
+inline float one(const bfloat16 *p) { return bits<float>(std::uint32_t(p->bits) << 16); }
+
+inline float sum(floats x) {
+    typedef float half __attribute__((vector_size(32)));
+    typedef float quarter __attribute__((vector_size(16)));
+    half h, i;
+    std::memcpy(&h, &x, 32);
+    std::memcpy(&i, reinterpret_cast<const char *>(&x) + 32, 32);
+    h += i;
+    quarter q, r;
+    std::memcpy(&q, &h, 16);
+    std::memcpy(&r, reinterpret_cast<const char *>(&h) + 16, 16);
+    q += r;
+    return (q[0] + q[2]) + (q[1] + q[3]);
+}
+
+inline floats larger(floats a, floats b) { return a > b ? a : b; }
+inline float largest(floats x) {
+    float m = x[0];
+    for (int i = 1; i < WIDE; ++i) m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+// e^x: 2^n e^r with |r| <= ln 2 / 2 and e^r by its Taylor polynomial; relative error below 2e-7. Below -87 it is 0, above 88.72 infinite.
+inline floats exponential(floats x) {
+    floats clipped = x < splat(88.72f) ? x : splat(88.72f);
+    const floats magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+    floats shifted = clipped * 1.44269504f + magic;
+    floats n = shifted - magic;
+    floats r = clipped - n * 0.693359375f + n * 2.12194440e-4f;
+    floats y = splat(1.f / 5040.f);
+    y = y * r + 1.f / 720.f;
+    y = y * r + 1.f / 120.f;
+    y = y * r + 1.f / 24.f;
+    y = y * r + 1.f / 6.f;
+    y = y * r + 0.5f;
+    y = y * r + 1.f;
+    y = y * r + 1.f;
+    floats result = bits<floats>(bits<ints>(y) + (bits<ints>(shifted) << 23));
+    result = x > splat(88.72f) ? splat(INFINITY) : result;
+    return x < splat(-87.f) ? splat(0.f) : result;
+}
+
+inline floats sigmoid(floats x) { return 1.f / (1.f + exponential(-x)); }
+
+// ---- RMSNorm -----------------------------------------------------------------------------------------------------------------------
+
+// y = weight * x / sqrt(mean(x^2) + eps), rounded before the weight as transformers does. inverse: 1 / the root of each row, or null.
+template <class T>
+void rms_norm(const T *x, Size x_row, const T *weight, T *y, float *inverse, Size rows, Size size, float eps, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row) {
+        const T *in = x + row * x_row;
+        T *out = y + row * size;
+        floats squares = splat(0.f);
+        for (Size i = 0; i < size; i += WIDE) { floats v = load(in + i); squares += v * v; }
+        float scale = 1.f / std::sqrt(sum(squares) / float(size) + eps);
+        if (inverse) inverse[row] = scale;
+        for (Size i = 0; i < size; i += WIDE) store(out + i, load(weight + i) * kept<T>(load(in + i) * scale));
+    }
+}
+
+template <class T>
+void rms_norm_backward(const T *grad, const T *x, Size x_row, const T *weight, const float *inverse, T *grad_x, Size rows, Size size,
+                       int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row) {
+        const T *g = grad + row * size, *in = x + row * x_row;
+        floats along = splat(0.f);
+        for (Size i = 0; i < size; i += WIDE) along += load(g + i) * load(weight + i) * load(in + i);
+        float scale = inverse[row];
+        float common = sum(along) * scale * scale * scale / float(size);
+        for (Size i = 0; i < size; i += WIDE)
+            store(grad_x + row * size + i, load(g + i) * load(weight + i) * scale - load(in + i) * common);
+    }
+}
+
+// ---- SwiGLU ------------------------------------------------------------------------------------------------------------------------
+
+// y = silu(gate) * up; a row of `both` is gate, then up.
+template <class T> void swiglu(const T *both, T *y, Size rows, Size size, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row) {
+        const T *gate = both + row * 2 * size, *up = gate + size;
+        for (Size i = 0; i < size; i += WIDE) {
+            floats g = load(gate + i);
+            store(y + row * size + i, kept<T>(g * sigmoid(g)) * load(up + i));
+        }
+    }
+}
+
+template <class T> void swiglu_backward(const T *grad, const T *both, T *grad_both, Size rows, Size size, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row) {
+        const T *gate = both + row * 2 * size, *up = gate + size;
+        T *grad_gate = grad_both + row * 2 * size, *grad_up = grad_gate + size;
+        for (Size i = 0; i < size; i += WIDE) {
+            floats g = load(gate + i), s = sigmoid(g), d = load(grad + row * size + i);
+            store(grad_gate + i, d * load(up + i) * s * (1.f + g * (1.f - s)));
+            store(grad_up + i, d * g * s);
+        }
+    }
+}
+
+// ---- rotary positions --------------------------------------------------------------------------------------------------------------
+
+// Turns the first `heads` heads of each row in place by the row's cosines and sines [rows, size]; direction -1 turns them back.
+template <class T>
+void rotate(T *x, Size x_row, const T *cosine, const T *sine, Size rows, Size heads, Size size, float direction, int threads) {
+    const Size half = size / 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row)
+        for (Size head = 0; head < heads; ++head) {
+            T *low = x + row * x_row + head * size, *high = low + half;
+            const T *c = cosine + row * size, *s = sine + row * size;
+            for (Size i = 0; i < half; i += WIDE) {
+                floats a = load(low + i), b = load(high + i);
+                store(low + i, a * load(c + i) - b * load(s + i) * direction);
+                store(high + i, b * load(c + half + i) + a * load(s + half + i) * direction);
+            }
+        }
+}
+
+// ---- attention ---------------------------------------------------------------------------------------------------------------------
+
+// H query heads share K key heads in groups of G. A segment is a run of queries and the keys they see: query i of `queries` sees the keys
+// 0 ... before + i (the last `window` of them, where there is one).
+struct Segment { Size first, queries, keys, before; };  // first query row; offset of its first key; keys before its first query
+
+struct Heads { Size heads, groups, size; float scale; Size window; };
+
+constexpr int ROWS = 6;     // query rows worked on together: 6 x 64 sums fill the registers
+constexpr Size TILE = 256;  // query tokens in a task
+
+inline Size padded(Size n) { return (n + 31) / 32 * 32; }
+
+struct Scratch {
+    std::vector<float> room;
+    std::size_t used = 0;
+    void begin(std::size_t most) { if (room.size() < most) room.resize(most); used = 0; }
+    float *take(std::size_t n) { float *p = room.data() + used; used += n; return p; }
+};
+thread_local Scratch scratch;
+
+// from: n rows of `size` numbers -> float32, as they are [n, size] or turned [size, padded n]; what is padded is 0.
+template <class T> void unpack(const T *from, Size token, Size n, Size size, float *plain, float *turned) {
+    const Size across = padded(n);
+    for (Size t = 0; t < n; ++t)
+        for (Size i = 0; i < size; i += WIDE) {
+            floats x = load(from + t * token + i);
+            if (plain) store(plain + t * size + i, x);
+            if (turned) for (int j = 0; j < WIDE; ++j) turned[(i + j) * across + t] = x[j];
+        }
+    if (plain) std::memset(plain + n * size, 0, sizeof(float) * (across - n) * size);
+    if (turned) for (Size i = 0; i < size; ++i) std::memset(turned + i * across + n, 0, sizeof(float) * (across - n));
+}
+
+// out[r][t] = sum_d left[r][d] turned[d][t] for t in [from, to), multiples of 32.
+inline void scores(const float *left, const float *turned, Size size, Size across, Size from, Size to, float *out) {
+    for (Size t = from; t < to; t += 2 * WIDE) {
+        floats total[ROWS][2] = {};
+        for (Size d = 0; d < size; ++d) {
+            floats a = load(turned + d * across + t), b = load(turned + d * across + t + WIDE);
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; ++r) {
+                total[r][0] += left[r * size + d] * a;
+                total[r][1] += left[r * size + d] * b;
+            }
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            store(out + r * across + t, total[r][0]);
+            store(out + r * across + t + WIDE, total[r][1]);
+        }
+    }
+}
+
+// out[r][d] = sum_t weight[r][t] right[t][d].
+inline void mix(const float *weight, const float *right, Size size, Size across, Size from, Size to, float *out) {
+    for (Size d = 0; d < size; d += 2 * WIDE) {
+        floats total[ROWS][2] = {};
+        for (Size t = from; t < to; ++t) {
+            floats a = load(right + t * size + d), b = load(right + t * size + d + WIDE);
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; ++r) {
+                total[r][0] += weight[r * across + t] * a;
+                total[r][1] += weight[r * across + t] * b;
+            }
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            store(out + r * size + d, total[r][0]);
+            store(out + r * size + d + WIDE, total[r][1]);
+        }
+    }
+}
+
+// into[t][d] += sum_r weight[r][t] left[r][d].
+inline void spread(const float *weight, const float *left, Size size, Size across, Size from, Size to, float *into) {
+    for (Size d = 0; d < size; d += 2 * WIDE) {
+        floats rows[ROWS][2];
+        for (int r = 0; r < ROWS; ++r) {
+            rows[r][0] = load(left + r * size + d);
+            rows[r][1] = load(left + r * size + d + WIDE);
+        }
+        for (Size t = from; t < to; ++t) {
+            floats a = load(into + t * size + d), b = load(into + t * size + d + WIDE);
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; ++r) {
+                a += weight[r * across + t] * rows[r][0];
+                b += weight[r * across + t] * rows[r][1];
+            }
+            store(into + t * size + d, a);
+            store(into + t * size + d + WIDE, b);
+        }
+    }
+}
+
+// ROWS query rows: their tokens and heads, and the keys that any of them sees.
+struct Rows {
+    int count;
+    Size token[ROWS], head[ROWS], low[ROWS], high[ROWS], from, to;
+
+    Rows(const Segment &segment, const Heads &shape, Size kv, Size row, Size end) {
+        const Size per = shape.heads / shape.groups;
+        count = int(end - row < ROWS ? end - row : ROWS);
+        from = INT64_MAX, to = 0;
+        for (int r = 0; r < count; ++r) {
+            token[r] = (row + r) / per;
+            head[r] = kv * per + (row + r) % per;
+            high[r] = segment.before + token[r] + 1;
+            low[r] = shape.window > 0 && high[r] > shape.window ? high[r] - shape.window : 0;
+            from = low[r] < from ? low[r] : from;
+            to = high[r] > to ? high[r] : to;
+        }
+        from = from / 32 * 32;
+    }
+};
+
+template <class T> void gather(const Rows &rows, const T *x, Size first, Size token, Size head, Size size, float by, float *out) {
+    for (int r = 0; r < ROWS; ++r)
+        for (Size i = 0; i < size; i += WIDE)
+            store(out + r * size + i, r < rows.count ? load(x + (first + rows.token[r]) * token + rows.head[r] * head + i) * by : splat(0.f));
+}
+
+// Keeps of one row of scores what lies in [low, high), as e^(score - minus); the rest becomes 0. Returns the sum.
+inline float weigh(float *score, Size from, Size to, Size low, Size high, float minus) {
+    floats total = splat(0.f);
+    for (Size t = from; t < to; t += WIDE) {
+        if (t >= low && t + WIDE <= high) {
+            floats p = exponential(load(score + t) - minus);
+            total += p;
+            store(score + t, p);
+        } else {
+            const ints place = LANES + std::int32_t(t);
+            const floats p = place >= std::int32_t(low) & place < std::int32_t(high) ? exponential(load(score + t) - minus) : splat(0.f);
+            total += p;
+            store(score + t, p);
+        }
+    }
+    return sum(total);
+}
+
+inline float highest(const float *score, Size low, Size high) {
+    Size t = low;
+    float m = -INFINITY;
+    if (high - low >= WIDE) {
+        floats best = load(score + t);
+        for (t += WIDE; t + WIDE <= high; t += WIDE) best = larger(best, load(score + t));
+        m = largest(best);
+    }
+    for (; t < high; ++t) m = score[t] > m ? score[t] : m;
+    return m;
+}
+
+// softmax(q k^T scale) v. Where `log_total` is given it gets each row's log of the sum of e^score [query rows, heads].
+template <class T>
+void attend(const T *q, Size q_token, Size q_head, const T *k, const T *v, Size k_token, Size k_head, T *out, Size o_token,
+            Size o_head, float *log_total, const Segment *segments, Size count, const Heads &shape, int threads) {
+    std::vector<Size> tasks;  // (segment, first query token of the tile)
+    for (Size s = 0; s < count; ++s)
+        for (Size t = 0; t < segments[s].queries; t += TILE) { tasks.push_back(s); tasks.push_back(t); }
+    const Size many = Size(tasks.size() / 2) * shape.groups, per = shape.heads / shape.groups, size = shape.size;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (Size task = 0; task < many; ++task) {
+        const Size kv = task % shape.groups, start = tasks[task / shape.groups * 2 + 1];
+        const Segment segment = segments[tasks[task / shape.groups * 2]];
+        const Size stop = start + TILE < segment.queries ? start + TILE : segment.queries;
+        // Keys that stand before every window are not touched.
+        const Size seen = segment.before + stop, earliest = segment.before + start + 1 - shape.window;
+        const Size skip = shape.window > 0 && earliest > 0 ? earliest / 32 * 32 : 0, n = seen - skip, across = padded(n);
+        scratch.begin(2 * across * size + ROWS * (across + 2 * size));
+        float *turned = scratch.take(across * size), *values = scratch.take(across * size);
+        float *score = scratch.take(ROWS * across), *left = scratch.take(ROWS * size), *result = scratch.take(ROWS * size);
+        unpack(k + segment.keys + kv * k_head + skip * k_token, k_token, n, size, nullptr, turned);
+        unpack(v + segment.keys + kv * k_head + skip * k_token, k_token, n, size, values, nullptr);
+        const Segment rest = {segment.first, segment.queries, 0, segment.before - skip};
+        for (Size row = start * per; row < stop * per; row += ROWS) {
+            const Rows rows(rest, shape, kv, row, stop * per);
+            const Size to = padded(rows.to);
+            gather(rows, q, segment.first, q_token, q_head, size, shape.scale, left);
+            scores(left, turned, size, across, rows.from, to, score);
+            float total[ROWS];
+            for (int r = 0; r < rows.count; ++r) {
+                float *line = score + r * across;
+                const float most = highest(line, rows.low[r], rows.high[r]);
+                total[r] = weigh(line, rows.from, to, rows.low[r], rows.high[r], most);
+                if (log_total) log_total[(segment.first + rows.token[r]) * shape.heads + rows.head[r]] = most + std::log(total[r]);
+            }
+            mix(score, values, size, across, rows.from, rows.to, result);
+            for (int r = 0; r < rows.count; ++r) {
+                T *to_row = out + (segment.first + rows.token[r]) * o_token + rows.head[r] * o_head;
+                for (Size i = 0; i < size; i += WIDE) store(to_row + i, load(result + r * size + i) / total[r]);
+            }
+        }
+    }
+}
+
+// The gradients of `attend` within packed segments (keys and queries are the same tokens). grad [tokens, heads, size].
+template <class T>
+void attend_backward(const T *q, const T *k, const T *v, Size token, const T *grad, const float *log_total, T *grad_q,
+                     T *grad_k, T *grad_v, Size grad_token, const Segment *segments, Size count, const Heads &shape, int threads) {
+    const Size per = shape.heads / shape.groups, size = shape.size, o_token = shape.heads * size;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (Size task = 0; task < count * shape.groups; ++task) {
+        const Size kv = task % shape.groups;
+        const Segment segment = segments[task / shape.groups];
+        const Size n = segment.queries, across = padded(n), base = segment.first * token + kv * size;
+        scratch.begin(5 * across * size + ROWS * (2 * across + 3 * size));
+        float *keys = scratch.take(across * size), *turned_keys = scratch.take(across * size), *turned_values = scratch.take(across * size);
+        float *sum_k = scratch.take(across * size), *sum_v = scratch.take(across * size);
+        float *p = scratch.take(ROWS * across), *ds = scratch.take(ROWS * across);
+        float *left = scratch.take(ROWS * size), *slope = scratch.take(ROWS * size), *result = scratch.take(ROWS * size);
+        unpack(k + base, token, n, size, keys, turned_keys);
+        unpack(v + base, token, n, size, nullptr, turned_values);
+        std::memset(sum_k, 0, sizeof(float) * across * size);
+        std::memset(sum_v, 0, sizeof(float) * across * size);
+        for (Size row = 0; row < n * per; row += ROWS) {
+            const Rows rows(segment, shape, kv, row, n * per);
+            const Size to = padded(rows.to);
+            gather(rows, q, segment.first, token, size, size, shape.scale, left);
+            gather(rows, grad, segment.first, o_token, size, size, 1.f, slope);
+            scores(left, turned_keys, size, across, rows.from, to, p);
+            scores(slope, turned_values, size, across, rows.from, to, ds);
+            for (int r = 0; r < ROWS; ++r) {
+                if (r >= rows.count) {
+                    std::memset(p + r * across + rows.from, 0, sizeof(float) * (to - rows.from));
+                    std::memset(ds + r * across + rows.from, 0, sizeof(float) * (to - rows.from));
+                    continue;
+                }
+                // Probabilities are made to add up to 1 once more, so that a row's slopes add up to 0 as nearly as they can.
+                float *weight = p + r * across, *change = ds + r * across;
+                const float total = weigh(weight, rows.from, to, rows.low[r], rows.high[r],
+                                          log_total[(segment.first + rows.token[r]) * shape.heads + rows.head[r]]);
+                floats along = splat(0.f);
+                for (Size t = rows.from; t < to; t += WIDE) along += load(weight + t) * load(change + t);
+                const float once = 1.f / total, common = sum(along) * once;
+                for (Size t = rows.from; t < to; t += WIDE) {
+                    const floats share = load(weight + t) * once;
+                    store(weight + t, share);
+                    store(change + t, share * (load(change + t) - common));
+                }
+            }
+            spread(p, slope, size, across, rows.from, rows.to, sum_v);
+            spread(ds, left, size, across, rows.from, rows.to, sum_k);  // `left` carries the scale
+            mix(ds, keys, size, across, rows.from, rows.to, result);
+            for (int r = 0; r < rows.count; ++r) {
+                T *to_row = grad_q + (segment.first + rows.token[r]) * grad_token + rows.head[r] * size;
+                for (Size i = 0; i < size; i += WIDE) store(to_row + i, load(result + r * size + i) * shape.scale);
+            }
+        }
+        for (Size t = 0; t < n; ++t)
+            for (Size i = 0; i < size; i += WIDE) {
+                const Size at = (segment.first + t) * grad_token + kv * size + i;
+                store(grad_k + at, load(sum_k + t * size + i));
+                store(grad_v + at, load(sum_v + t * size + i));
+            }
+    }
+}
+
+// One key head of one slot: the query heads that share it, over n keys. AT_ONCE of them are worked on together, so that a key is converted
+// once; V: the head size in vectors, or 0 for any.
+template <class T, int V, int AT_ONCE>
+void attend_one(const T *q, const T *keys, const T *values, Size n, Size per, Size any_size, float scale, T *out) {
+    const Size size = V ? V * WIDE : any_size, across = padded(n);
+    scratch.begin(per * (across + size));
+    float *score = scratch.take(per * across), *left = scratch.take(per * size);
+    for (Size i = 0; i < per * size; i += WIDE) store(left + i, load(q + i) * scale);
+    for (Size h = 0; h < per; h += AT_ONCE) {
+        float *line = score + h * across;
+        const float *query = left + h * size;
+        for (Size t = 0; t < n; ++t) {
+            // The values are wanted next: reading both halves of the cache at once hides half of the wait for memory.
+            for (Size i = 0; i < size; i += 64 / Size(sizeof(T))) __builtin_prefetch(values + t * size + i);
+            floats total[AT_ONCE] = {};
+            for (Size i = 0; i < size; i += WIDE) {
+                const floats key = load(keys + t * size + i);
+                for (int g = 0; g < AT_ONCE; ++g) total[g] += load(query + g * size + i) * key;
+            }
+            for (int g = 0; g < AT_ONCE; ++g) line[g * across + t] = sum(total[g]);
+        }
+        float all[AT_ONCE];
+        for (int g = 0; g < AT_ONCE; ++g) {
+            std::memset(line + g * across + n, 0, sizeof(float) * (across - n));
+            all[g] = weigh(line + g * across, 0, across, 0, n, highest(line + g * across, 0, n));
+        }
+        constexpr int PART = V ? 4 : 1;  // vectors of a head in a pass
+        for (Size i = 0; i < size; i += PART * WIDE) {
+            floats total[AT_ONCE][PART] = {};
+            for (Size t = 0; t < n; ++t)
+                for (int j = 0; j < PART; ++j) {
+                    const floats value = load(values + t * size + i + j * WIDE);
+                    for (int g = 0; g < AT_ONCE; ++g) total[g][j] += line[g * across + t] * value;
+                }
+            for (int g = 0; g < AT_ONCE; ++g)
+                for (int j = 0; j < PART; ++j) store(out + (h + g) * size + i + j * WIDE, total[g][j] / all[g]);
+        }
+    }
+}
+
+template <class T, int V> auto *attend_one_for(Size per) {
+    return per % 4 == 0 ? attend_one<T, V, 4> : per % 3 == 0 ? attend_one<T, V, 3> : per % 2 == 0 ? attend_one<T, V, 2> : attend_one<T, V, 1>;
+}
+
+// One new token in each of `slots` slots: stores its key and value at `position` and attends to all up to there.
+// q, new_k and new_v hold the heads of a row side by side; k and v: the cache [slots, groups, capacity, size].
+template <class T>
+void attend_next(const T *q, Size q_row, const T *new_k, const T *new_v, Size new_row, T *k, T *v, Size k_slot, Size k_head,
+                 const Size *position, T *out, Size slots, const Heads &shape, int threads) {
+    const Size per = shape.heads / shape.groups, size = shape.size;
+    auto *attend_them = size == 64 ? attend_one_for<T, 4>(per) : size == 128 ? attend_one_for<T, 8>(per) : attend_one_for<T, 0>(per);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+    for (Size task = 0; task < slots * shape.groups; ++task) {
+        const Size slot = task / shape.groups, kv = task % shape.groups, n = position[slot] + 1;
+        const Size low = shape.window > 0 && n > shape.window ? n - shape.window : 0;
+        T *keys = k + slot * k_slot + kv * k_head, *values = v + slot * k_slot + kv * k_head;
+        std::memcpy(keys + (n - 1) * size, new_k + slot * new_row + kv * size, sizeof(T) * size);
+        std::memcpy(values + (n - 1) * size, new_v + slot * new_row + kv * size, sizeof(T) * size);
+        attend_them(q + slot * q_row + kv * per * size, keys + low * size, values + low * size, n - low, per, size, shape.scale,
+                    out + (slot * shape.heads + kv * per) * size);
+    }
+}
+
+// ---- log-probabilities -------------------------------------------------------------------------------------------------------------
+
+// log softmax(logits) at each row's target. log_total: the log of the sum of e^logit, for the gradient; entropy of each row, or null.
+template <class T>
+void log_softmax(const T *logits, const Size *target, float *logprob, float *log_total, float *entropy, Size rows, Size vocabulary,
+                 int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row) {
+        const T *line = logits + row * vocabulary;
+        floats best = load(line);
+        for (Size i = WIDE; i < vocabulary; i += WIDE) best = larger(best, load(line + i));
+        const float most = largest(best);
+        floats total = splat(0.f), weighted = splat(0.f);
+        for (Size i = 0; i < vocabulary; i += WIDE) {
+            const floats below = load(line + i) - most, p = exponential(below);
+            total += p;
+            if (entropy) weighted += p * below;
+        }
+        const float all = sum(total);
+        log_total[row] = most + std::log(all);
+        logprob[row] = one(line + target[row]) - log_total[row];
+        if (entropy) entropy[row] = std::log(all) - sum(weighted) / all;
+    }
+}
+
+// The logits become their gradient: grad * (1 at the target, 0 elsewhere, less the softmax).
+template <class T>
+void log_softmax_backward(T *logits, const Size *target, const float *log_total, const float *grad, Size rows, Size vocabulary, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (Size row = 0; row < rows; ++row) {
+        T *line = logits + row * vocabulary;
+        const float chosen = std::exp(one(line + target[row]) - log_total[row]);
+        for (Size i = 0; i < vocabulary; i += WIDE) store(line + i, exponential(load(line + i) - log_total[row]) * -grad[row]);
+        float around[WIDE];
+        T *near = line + target[row] / WIDE * WIDE;
+        store(around, load(near));
+        around[target[row] % WIDE] = grad[row] * (1.f - chosen);
+        store(near, load(around));
+    }
+}
+
+// ---- drawing tokens ----------------------------------------------------------------------------------------------------------------
+
+// The token of each row where the running sum of softmax(logits / temperature) passes `uniform`, or the likeliest where the temperature
+// is 0; `forced` tokens (>= 0) are taken as they are. logprob: under the model's own distribution.
+template <class T>
+void draw(const T *logits, Size row_stride, const float *temperature, const double *uniform, const Size *forced, Size *token,
+          float *logprob, Size rows, Size vocabulary, int threads) {
+    constexpr Size BLOCK = 256;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (Size row = 0; row < rows; ++row) {
+        const T *line = logits + row * row_stride;
+        floats best = load(line);
+        for (Size i = WIDE; i < vocabulary; i += WIDE) best = larger(best, load(line + i));
+        const float most = largest(best), heat = temperature[row], colder = heat > 0.f ? 1.f / heat : 0.f;
+        const Size blocks = (vocabulary + BLOCK - 1) / BLOCK;
+        scratch.begin(blocks);
+        float *block_sum = scratch.take(blocks);
+        double plain = 0., drawn = 0.;
+        for (Size b = 0; b < blocks; ++b) {
+            const Size end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
+            floats total = splat(0.f), warm = splat(0.f);
+            for (Size i = b * BLOCK; i < end; i += WIDE) {
+                floats below = load(line + i) - most;
+                total += exponential(below);
+                if (heat > 0.f && heat != 1.f) warm += exponential(below * colder);
+            }
+            plain += sum(total);
+            block_sum[b] = heat == 1.f ? sum(total) : sum(warm);
+            drawn += block_sum[b];
+        }
+        Size chosen = forced ? forced[row] : -1;
+        if (chosen < 0 && heat > 0.f) {
+            // Rounding may put the target at the very end: it is pulled just below, so that no weightless token is drawn.
+            double left = uniform[row] * drawn, before = 0.;
+            if (!(left < drawn)) left = std::nextafter(drawn, 0.);
+            Size b = 0;
+            while (b + 1 < blocks && before + block_sum[b] <= left) before += block_sum[b++];
+            const Size end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
+            for (Size i = b * BLOCK; i < end; i += WIDE) {
+                floats weight = exponential((load(line + i) - most) * colder);
+                for (int j = 0; j < WIDE; ++j) {
+                    if (weight[j] > 0.f) chosen = i + j;  // the last with a weight, where rounding leaves the target unreached
+                    before += weight[j];
+                    if (weight[j] > 0.f && before > left) { i = end; break; }
+                }
+            }
+        }
+        if (chosen < 0) {
+            chosen = 0;
+            while (chosen + 1 < vocabulary && one(line + chosen) != most) ++chosen;
+        }
+        token[row] = chosen;
+        logprob[row] = one(line + chosen) - most - float(std::log(plain));
+    }
+}
+
+}  // namespace
+
+// ---- what Python calls -------------------------------------------------------------------------------------------------------------
+
+// Each function once for either type, as a pointer that build.py finds by name.
+#define EXPORT(NAME) auto NAME##_float32 = &NAME<float>; auto NAME##_bfloat16 = &NAME<bfloat16>;
+
+extern "C" {
+EXPORT(rms_norm)
+EXPORT(rms_norm_backward)
+EXPORT(swiglu)
+EXPORT(swiglu_backward)
+EXPORT(rotate)
+EXPORT(attend)
+EXPORT(attend_backward)
+EXPORT(attend_next)
+EXPORT(draw)
+EXPORT(log_softmax)
+EXPORT(log_softmax_backward)
+}

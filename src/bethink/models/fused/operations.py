@@ -1,0 +1,250 @@
+"""The compiled operations on torch tensors. Ask `usable` first: everything here assumes its answer was yes.
+
+They take strided views where they say so; the last axis is always contiguous. None of them is differentiable: autograd.py makes them so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bethink.models.fused.build import library
+
+_WIDE = 16
+"""Numbers worked on together: rows and heads are multiples of it."""
+_TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+Segments = npt.NDArray[np.int64]
+"""[S, 4]: first query row, queries, offset of the first key in elements, keys before the first query."""
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (
+        ("heads", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("window", ctypes.c_int64),
+    )
+
+
+def usable(tensor: Tensor, *sizes: int) -> bool:
+    """Whether tensors like this one, with last axes or heads of these sizes, can be worked on."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in _TYPES
+        and not any(size % _WIDE for size in sizes)
+        and library() is not None
+    )
+
+
+def usable_heads(tensor: Tensor, size: int) -> bool:
+    """Whether attention over heads of this size, and their rotation, can be: halves are worked on apart."""
+    return size % 2 == 0 and usable(tensor, size // 2)
+
+
+@cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float, "i": ctypes.c_int}
+    loaded = library()
+    assert loaded is not None, "ask `usable` first"
+    address = ctypes.c_void_p.in_dll(loaded, f"{name}_{_TYPES[dtype]}").value
+    assert address is not None
+    return ctypes.CFUNCTYPE(None, *(kinds[kind] for kind in _SIGNATURES[name]))(address)
+
+
+_SIGNATURES = {
+    "rms_norm": "pnpppnnfi",
+    "rms_norm_backward": "ppnpppnni",
+    "swiglu": "ppnni",
+    "swiglu_backward": "pppnni",
+    "rotate": "pnppnnnfi",
+    "attend": "pnnppnnpnnppnpi",
+    "attend_backward": "pppnpppppnpnpi",
+    "attend_next": "pnppnppnnppnpi",
+    "draw": "pnpppppnni",
+    "log_softmax": "pppppnni",
+    "log_softmax_backward": "ppppnni",
+}
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+    _function(name, dtype)(*arguments, torch.get_num_threads())
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, eps: float, inverse: Tensor | None = None) -> Tensor:
+    """x [..., D], contiguous -> the same; `inverse` (float32, one a row) gets 1 / root mean square."""
+    y = torch.empty_like(x)
+    size = x.shape[-1]
+    _call("rms_norm", x.dtype, x.data_ptr(), size, weight_D.data_ptr(), y.data_ptr(), _pointer(inverse), x.numel() // size, size, eps)  # fmt: skip
+    return y
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, weight_D: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient with respect to x."""
+    grad_x = torch.empty_like(x)
+    size = x.shape[-1]
+    _call("rms_norm_backward", x.dtype, grad.data_ptr(), x.data_ptr(), size, weight_D.data_ptr(), inverse.data_ptr(), grad_x.data_ptr(),
+          x.numel() // size, size)  # fmt: skip
+    return grad_x
+
+
+def swiglu(both: Tensor) -> Tensor:
+    """[..., gate | up], contiguous -> silu(gate) * up, half as wide."""
+    size = both.shape[-1] // 2
+    y = both.new_empty(*both.shape[:-1], size)
+    _call("swiglu", both.dtype, both.data_ptr(), y.data_ptr(), y.numel() // size, size)
+    return y
+
+
+def swiglu_backward(grad: Tensor, both: Tensor) -> Tensor:
+    """The gradient with respect to [gate | up]."""
+    size = grad.shape[-1]
+    grad_both = torch.empty_like(both)
+    _call(
+        "swiglu_backward",
+        both.dtype,
+        grad.data_ptr(),
+        both.data_ptr(),
+        grad_both.data_ptr(),
+        grad.numel() // size,
+        size,
+    )
+    return grad_both
+
+
+def rotate_(x_NC: Tensor, heads: int, cos_NH: Tensor, sin_NH: Tensor, *, back: bool = False) -> None:
+    """Turn the first `heads` heads of each row by its rotary position, in place; a row of x holds heads side by side."""
+    rows, size = cos_NH.shape
+    _call("rotate", x_NC.dtype, x_NC.data_ptr(), x_NC.stride(0), cos_NH.data_ptr(), sin_NH.data_ptr(), rows, heads, size,
+          -1.0 if back else 1.0)  # fmt: skip
+
+
+@torch.library.custom_op("bethink::rotate", mutates_args=("x_NC",))
+def rotate_seen_(x_NC: Tensor, heads: int, cos_NH: Tensor, sin_NH: Tensor) -> None:
+    """`rotate_` as an operator of torch, which recomputation must see: what it keeps of a product is what the product has become."""
+    rotate_(x_NC, heads, cos_NH, sin_NH)
+
+
+def attend(
+    q_NHD: Tensor,
+    key: Tensor,
+    value: Tensor,
+    strides: tuple[int, int],
+    out_NHD: Tensor,
+    segments: Segments,
+    groups: int,
+    scale: float,
+    window: int | None,
+    log_total_NH: Tensor | None = None,
+) -> None:
+    """softmax(q k^T scale) v for the queries of each segment, written into `out`.
+
+    q, out: strided views [query rows, heads, head size]. key, value: tensors of one layout; segments' offsets count from their first
+    element; strides: from a token to the next, and from a key head to the next. log_total: gets each row's log of the sum of e^score.
+    """
+    shape = _Heads(q_NHD.shape[1], groups, q_NHD.shape[2], scale, window or 0)
+    _call("attend", q_NHD.dtype, q_NHD.data_ptr(), q_NHD.stride(0), q_NHD.stride(1), key.data_ptr(), value.data_ptr(), *strides,
+          out_NHD.data_ptr(), out_NHD.stride(0), out_NHD.stride(1), _pointer(log_total_NH), segments.ctypes.data, len(segments),
+          ctypes.addressof(shape))  # fmt: skip
+
+
+def attend_backward(
+    qkv: tuple[Tensor, Tensor, Tensor],
+    grad_NHD: Tensor,
+    log_total_NH: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+    segments: Segments,
+    scale: float,
+    window: int | None,
+) -> None:
+    """The gradients of `attend` where queries and keys are the same packed tokens; written into `grads`.
+
+    qkv and grads: views [tokens, heads or key heads, head size], the heads of a token side by side; the three of each share a token's
+    stride. grad: contiguous [tokens, heads, head size].
+    """
+    q, k, v = qkv
+    shape = _Heads(q.shape[1], k.shape[1], q.shape[2], scale, window or 0)
+    _call("attend_backward", q.dtype, q.data_ptr(), k.data_ptr(), v.data_ptr(), q.stride(0), grad_NHD.data_ptr(),
+          log_total_NH.data_ptr(), *(grad.data_ptr() for grad in grads), grads[0].stride(0), segments.ctypes.data, len(segments),
+          ctypes.addressof(shape))  # fmt: skip
+
+
+def attend_next(
+    q_BHD: Tensor,
+    k_BKD: Tensor,
+    v_BKD: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position_B: Tensor,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """One new token in each of the first B slots of a cache [slots, K, capacity, D]: stored at `position` (int64), attended; [B, H, D].
+
+    q, k and v: views of rows; k and v of one layout.
+    """
+    q_BHD, k_BKD, v_BKD = (
+        new if new.stride(1) == new.shape[2] else new.contiguous() for new in (q_BHD, k_BKD, v_BKD)
+    )
+    out = torch.empty(q_BHD.shape, dtype=q_BHD.dtype)
+    shape = _Heads(q_BHD.shape[1], k_BKD.shape[1], q_BHD.shape[2], scale, window or 0)
+    _call("attend_next", q_BHD.dtype, q_BHD.data_ptr(), q_BHD.stride(0), k_BKD.data_ptr(), v_BKD.data_ptr(), k_BKD.stride(0), keys.data_ptr(),
+          values.data_ptr(), keys.stride(0), keys.stride(1), position_B.data_ptr(), out.data_ptr(), len(q_BHD),
+          ctypes.addressof(shape))  # fmt: skip
+    return out
+
+
+def draw(
+    logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor, forced_B: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A token [B] (int64) of softmax(logits / temperature) for each row, by its uniform number; its log-probability [B] at temperature 1.
+
+    temperature: float32, 0 is greedy; uniform: float64 in [0, 1); forced: int64 tokens to take instead, or -1.
+    """
+    rows, vocabulary = logits_BV.shape
+    token_B, logprob_B = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
+    _call("draw", logits_BV.dtype, logits_BV.data_ptr(), logits_BV.stride(0), temperature_B.data_ptr(), uniform_B.data_ptr(),
+          _pointer(forced_B), token_B.data_ptr(), logprob_B.data_ptr(), rows, vocabulary)  # fmt: skip
+    return token_B, logprob_B
+
+
+def log_softmax(
+    logits_NV: Tensor, target_N: Tensor, *, entropy: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log softmax(logits) at the targets, the log of each row's sum of e^logit, and the entropies if asked for; float32 [N] each.
+
+    logits: contiguous; target: int64.
+    """
+    rows, vocabulary = logits_NV.shape
+    logprob_N, log_total_N = torch.empty(rows), torch.empty(rows)
+    entropy_N = torch.empty(rows) if entropy else None
+    _call("log_softmax", logits_NV.dtype, logits_NV.data_ptr(), target_N.data_ptr(), logprob_N.data_ptr(), log_total_N.data_ptr(),
+          _pointer(entropy_N), rows, vocabulary)  # fmt: skip
+    return logprob_N, log_total_N, entropy_N
+
+
+def log_softmax_backward_(logits_NV: Tensor, target_N: Tensor, log_total_N: Tensor, grad_N: Tensor) -> None:
+    """Turn logits into their own gradient, given that of the targets' log-probabilities (float32 [N])."""
+    rows, vocabulary = logits_NV.shape
+    _call("log_softmax_backward", logits_NV.dtype, logits_NV.data_ptr(), target_N.data_ptr(), log_total_N.data_ptr(), grad_N.data_ptr(),
+          rows, vocabulary)  # fmt: skip
+
+
+def segments_of(lengths: Sequence[int], token_stride: int) -> Segments:
+    """Packed segments whose keys lie in the rows of their queries."""
+    first = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
+    return np.stack(
+        [first, np.asarray(lengths, np.int64), first * token_stride, np.zeros_like(first)], axis=1
+    )
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

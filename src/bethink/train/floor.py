@@ -1,0 +1,53 @@
+"""The least time a training step can take on this device: what its progress, forecast and metrics are measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from bethink.models.cost import LinearMaps, Shape, sft_step
+from bethink.models.lora import lora_layers
+from bethink.models.shape import layer_of, shape_of
+from bethink.models.speed import Speed
+
+
+@dataclass(frozen=True, slots=True)
+class StepFloor:
+    """A model in training (see `cost.sft_step` for rank, adapted and trains_head) and the speed of its device."""
+
+    shape: Shape
+    speed: Speed
+    rank: int | None
+    adapted: Sequence[LinearMaps] | None
+    trains_head: bool
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, speed: Speed) -> StepFloor:
+        """Of a model whose trained parameters are marked; adapters are taken to be of one rank."""
+        shape, adapters = shape_of(model.config), lora_layers(model)
+        maps: list[list[tuple[int, int]]] = [[] for _ in shape.layers]
+        for name, layer in adapters.items():
+            if number := layer_of(name):
+                maps[int(number)].append((layer.lora_A.shape[1], layer.lora_B.shape[0]))
+        return cls(
+            shape=shape,
+            speed=speed,
+            rank=next((layer.lora_A.shape[0] for layer in adapters.values()), None),
+            adapted=maps if adapters else None,
+            trains_head=model.get_output_embeddings().weight.requires_grad,
+        )
+
+    def seconds(self, lengths: Sequence[int], learned: int) -> float:
+        """Least seconds for a step over samples of these lengths (prompt and completion), of which so many tokens are learned."""
+        least = sft_step(
+            self.shape,
+            lengths,
+            learned,
+            rank=self.rank,
+            adapted=self.adapted,
+            trains_head=self.trains_head,
+            weight_bytes=self.speed.width,
+        )
+        return self.speed.floor(least, sum(lengths))
