@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import PeakMemory, machine, write
+from harness import PeakMemory, machine, parser_for, write
 
 STRING_INPUT = "malformed:input_not_list"
 """The one label that is no defect here: `input` may be a string."""
@@ -34,9 +34,7 @@ GOALS = {"cpu_to_floor": 1.5, "peak_mb": 1000, "first_1000_rows_s": 10}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("rows", nargs="?", default=os.environ.get("BETHINK_BENCH_ROWS"), type=Path)
     parser.add_argument("--also", action="append", default=[], type=Path)
     parser.add_argument("--tokenizer", default="smollm2-135m")
@@ -68,7 +66,7 @@ def main() -> None:
 
 def cost(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Floor and curation in turn, then the first rows alone and a tenth of the rows, whose memory shows how it grows."""
-    runs = []
+    runs: list[dict[str, Any]] = []
     for index in range(options.runs):
         output = scratch / f"run{index}"
         ours = curate(options, options.rows, output)

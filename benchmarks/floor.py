@@ -7,7 +7,6 @@ Writes benchmarks/results/floor.json, which other scripts' shares of the floor c
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 
 import torch
@@ -17,13 +16,11 @@ from bethink.models.cost import Shape
 from bethink.models.locate import locate
 from bethink.models.machine import resolve_device
 from bethink.models.speed import floors, measure
-from harness import machine, write
+from harness import machine, parser_for, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device")
     parser.add_argument("--seconds", type=float, default=1.0)

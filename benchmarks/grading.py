@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import machine, write
+from harness import machine, parser_for, write
 
 GOAL = 5.0
 
@@ -46,9 +46,7 @@ class Item:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("answers", type=Path)
     parser.add_argument("--column", default="answer")
     parser.add_argument("--distinct", action="store_true", help="each reference answer once: harder")

@@ -10,7 +10,6 @@ worse; so one that fell is measured twice more, and has fallen only if it does s
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ import curate
 import grading
 import rollouts
 import sft
-from harness import RESULTS, machine, write
+from harness import RESULTS, machine, parser_for, write
 
 FALL = 0.15
 MODEL, TASK = "smollm2-135m", "gsm_symbolic"
@@ -34,9 +33,7 @@ Ratios = dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--write", action="store_true", help="record instead of comparing")
     parser.add_argument("--only", action="append", choices=sorted(MEASURES))
     options = parser.parse_args()

@@ -24,13 +24,11 @@ RESULTS = Path(__file__).parent / "results"
 ENVIRONMENTS = Path(os.environ.get("BETHINK_BENCH", Path.home() / ".cache" / "bethink-bench"))
 
 
-def base_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows a script's docstring as it stands, with the option all scripts have."""
-    parser = argparse.ArgumentParser(
+def parser_for(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help shows a script's docstring as it stands."""
+    return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    return parser
 
 
 def speed_now() -> Speed:
@@ -97,11 +95,13 @@ def in_turn(
 
 def median_of(runs: Iterable[Mapping[str, Any]], key: str) -> float:
     """The median over runs of one figure."""
-    return statistics.median(run[key] for run in runs)
+    return float(statistics.median(run[key] for run in runs))
 
 
-def run(command: Sequence[str], *, may_fail: bool = False, **variables: str) -> tuple[str, int]:
-    """What a command prints, and the most memory (bytes) its processes held together.
+def run(
+    command: Sequence[str], variables: Mapping[str, str] = {}, *, may_fail: bool = False
+) -> tuple[str, int]:
+    """What a command prints, and the most memory (bytes) its processes held together. variables: of its environment, beside ours.
 
     A failure ends the benchmark with its output, or raises CalledProcessError where it `may_fail`.
     """

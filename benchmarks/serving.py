@@ -28,11 +28,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from harness import PeakMemory, base_parser, in_turn, machine, median_of, run, write
+from harness import PeakMemory, in_turn, machine, median_of, parser_for, run, write
 from peers import PEERS, gguf_files, peer_python
 
 GOALS = {"engine_share": 0.9}
@@ -44,7 +45,8 @@ SYSTEM = "detailed thinking off"
 
 
 def main() -> None:
-    parser = base_parser(__doc__)
+    parser = parser_for(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="gsm_symbolic")
     parser.add_argument("--streams", type=int, default=16)
@@ -60,12 +62,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = prepare(options, Path(scratch))
         programs: dict[str, Callable[[], dict[str, Any]]] = {
-            "engine": lambda: engine_apart(options, work, Path(scratch))
+            "engine": partial(engine_apart, options, work, Path(scratch))
         }
         failed: dict[str, str] = {}
         for name in SERVERS:
             if name == "bethink serve" or name in (options.only or SERVERS):
-                programs[name] = lambda name=name: server(name, options, work, Path(scratch), failed)
+                programs[name] = partial(server, name, options, work, Path(scratch), failed)
         runs = in_turn(programs, options.rounds)
     result = summary(options, {name: of for name, of in runs.items() if name not in failed}, failed)
     write("serving", result)
@@ -171,11 +173,11 @@ def server(
     try:
         with _listening(lambda port: SERVERS[name](options, work, port), variables, log) as (port, process):
             peak = PeakMemory(process.pid)
-            model = json.loads(_get(port, "/v1/models"))["data"][0]["id"]
-            ask(port, model, options, work["warm_up"])
-            found = ask(port, model, options, work["asked"])
+            fields = sampling_fields(kind, options, Path(work["model"]))
+            ask(port, fields, options.streams, work["warm_up"])
+            found = ask(port, fields, options.streams, work["asked"])
             return {**found, "peak_gb": round(peak.stop() / 1e9, 2)}
-    except (OSError, RuntimeError, http.client.HTTPException, ValueError) as error:
+    except (OSError, RuntimeError, http.client.HTTPException, ValueError, LookupError) as error:
         if name == "bethink serve":
             sys.exit(f"{error}\n{log.read_text(errors='replace')[-3000:]}")
         failed[name] = f"{type(error).__name__}: {error}\n{log.read_text(errors='replace')[-1500:]}"
@@ -204,7 +206,7 @@ def _listening(
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended with {process.returncode}")
             try:
-                _get(port, "/v1/models")
+                _get(port, "/health")
                 break
             except OSError:
                 if time.monotonic() > until:
@@ -220,17 +222,35 @@ def _listening(
             process.wait()
 
 
-def _get(port: int, path: str) -> bytes:
+def _get(port: int, path: str) -> None:
+    """Raises OSError unless the server answers well; one that still loads its model does not."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path)
-    answer = connection.getresponse()
-    if answer.status != 200:  # a model that is still being loaded
-        raise OSError(f"{path} is answered with {answer.status}")
-    return answer.read()
+    status = connection.getresponse().status
+    connection.close()
+    if status != 200:
+        raise OSError(f"{path} is answered with {status}")
 
 
-def ask(port: int, model: str, options: argparse.Namespace, questions: Sequence[str]) -> dict[str, Any]:
-    """All questions from `streams` clients."""
+def sampling_fields(kind: str, options: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """What a request says beside its messages: temperature 1, no filter, streamed, with the count of tokens at the end."""
+    common = {
+        "model": "model",
+        "max_tokens": options.tokens,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "stream": True,
+    }
+    if kind != "transformers":
+        return {**common, "top_k": 0, "min_p": 0.0, "stream_options": {"include_usage": True}}
+    # It takes no top_k, which is 50 unless a whole generation config says otherwise; the count of tokens always comes.
+    ends = json.loads((model / "config.json").read_text())["eos_token_id"]
+    config = {"do_sample": True, "top_k": 0, "max_new_tokens": options.tokens, "eos_token_id": ends}
+    return {**common, "model": str(model), "generation_config": json.dumps(config)}
+
+
+def ask(port: int, fields: dict[str, Any], streams: int, questions: Sequence[str]) -> dict[str, Any]:
+    """All questions from so many clients."""
     waiting: SimpleQueue[str] = SimpleQueue()
     for question in questions:
         waiting.put(question)
@@ -240,13 +260,13 @@ def ask(port: int, model: str, options: argparse.Namespace, questions: Sequence[
     def client() -> None:
         try:
             while True:
-                answers.append(stream(port, model, options.tokens, waiting.get_nowait()))
+                answers.append(stream(port, fields, waiting.get_nowait()))
         except Empty:
             pass
         except BaseException as error:  # noqa: BLE001 - raised below, in the thread that waits
             errors.append(error)
 
-    clients = [threading.Thread(target=client) for _ in range(options.streams)]
+    clients = [threading.Thread(target=client) for _ in range(streams)]
     started = time.perf_counter()
     for thread in clients:
         thread.start()
@@ -266,19 +286,10 @@ def ask(port: int, model: str, options: argparse.Namespace, questions: Sequence[
     }
 
 
-def stream(port: int, model: str, tokens: int, question: str) -> dict[str, Any]:
+def stream(port: int, fields: dict[str, Any], question: str) -> dict[str, Any]:
     """One streamed answer: seconds to its first piece of text, and its tokens as the server counts them."""
-    body = {
-        "model": model,
-        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}],
-        "max_tokens": tokens,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+    body = {**fields, "messages": messages}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     started = time.perf_counter()
     headers = {"Content-Type": "application/json"}

@@ -23,10 +23,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import base_parser, environment, in_turn, machine, median_of, run, speed_now, write
+from harness import environment, in_turn, machine, median_of, parser_for, run, speed_now, write
 
 PEER = ("torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "trl==1.16.0")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
@@ -47,7 +48,8 @@ class Work:
 
 
 def main() -> None:
-    parser = base_parser(__doc__)
+    parser = parser_for(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="gsm_symbolic", help="generator the rows are made from")
     parser.add_argument("--steps", type=int, default=6)
@@ -59,11 +61,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = prepare(options, Path(scratch))
         programs: dict[str, Callable[[], dict[str, Any]]] = {
-            "floor": lambda: floor(options, work),
-            "bethink": lambda: ours(options, work, Path(scratch)),
-            "TRL, default": lambda: peer(options, python, work, "default"),
-            "TRL, tuned": lambda: peer(options, python, work, "tuned"),
-            "TRL, tuned, memory kept": lambda: peer(options, python, work, "tuned", KEEP_MEMORY),
+            "floor": partial(floor, options, work),
+            "bethink": partial(ours, options, work, Path(scratch)),
+            "TRL, default": partial(peer, options, python, work, "default"),
+            "TRL, tuned": partial(peer, options, python, work, "tuned"),
+            "TRL, tuned, memory kept": partial(peer, options, python, work, "tuned", KEEP_MEMORY),
         }
         runs = in_turn(programs, options.rounds)
     result = summary(options, runs)
@@ -135,7 +137,7 @@ def peer(
 ) -> dict[str, Any]:
     command = [str(python), str(Path(__file__).with_name("sft_trl.py")), str(work.model), str(work.rows), variant, str(options.steps),
                str(options.batch), str(RANK), str(ALPHA), str(LEARNING_RATE)]  # fmt: skip
-    output, peak = run(command, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", **variables)
+    output, peak = run(command, {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **variables})
     found = json.loads(output.splitlines()[-1])
     return figures(options, found["seconds"], found["tokens"], found["losses"], peak)
 

@@ -56,9 +56,10 @@ def test_a_disturbed_measurement_is_made_again_and_the_best_of_both_kept(kept: P
     assert speed.bandwidth > 1e6
 
 
-def test_measuring_again_keeps_the_best(kept: Path) -> None:
+@pytest.mark.parametrize("thoroughly", [True, False])
+def test_measuring_again_keeps_the_best(kept: Path, thoroughly: bool) -> None:
     change(kept, steady=True, speed={**faster(kept), "bandwidth": 1.0})
-    speed = measure_again("cpu", torch.float32)
+    speed = measure_again("cpu", torch.float32, thoroughly=thoroughly)
     assert speed is not None
     assert (set(speed.products), speed.products[1]) == (set(ROWS), FAST)
     assert json.loads(kept.read_text())["speed"]["bandwidth"] == speed.bandwidth > 1e6

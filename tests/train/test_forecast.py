@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from bethink.models.load import load_model
+from bethink.models.locate import locate
 from bethink.models.recompute import Recompute
-from bethink.models.speed import USUAL_SHARE
+from bethink.models.speed import USUAL_SHARE, Speed
 from bethink.train.config import SFTConfig
+from bethink.train.floor import StepFloor
 from bethink.train.forecast import Forecast, speed_reached, summary
 from bethink.train.metrics import read_metrics
 from bethink.train.preflight import Preflight
@@ -67,9 +70,15 @@ def test_the_share_of_several_steps_weighs_their_seconds() -> None:
     assert speed_reached([*rows, {"tokens": 4, "seconds": 0.0}]) == (4.0, None)
 
 
-def told_after(share: float | None, preflight: Preflight, directory: Path, **machine: Any) -> None:
+def told_after(
+    share: float | None,
+    preflight: Preflight,
+    directory: Path,
+    capacity: int = 1024,
+    floor: StepFloor | None = None,
+) -> None:
     """A forecast of steps that reach this share of the floor."""
-    forecast = Forecast(preflight, directory, machine.get("capacity", 1024), torch.device("cpu"))
+    forecast = Forecast(preflight, floor, directory, capacity, torch.device("cpu"))
     row: dict[str, Any] = {"tokens": 100, "seconds": 1.0}
     for step in range(1, 5):
         forecast({**row, "step": step, **({} if share is None else {"floor_share": share})})
@@ -99,10 +108,16 @@ def test_a_run_far_below_the_floor_is_warned_of_with_what_may_be_the_reason(
     assert "swap" in words(capsys.readouterr().err)
 
 
-def test_a_floor_that_is_beaten_was_measured_on_a_busy_machine(
-    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_floor_that_is_beaten_is_measured_again(
+    make_config: Make, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BETHINK_CACHE", str(tmp_path / "cache"))
     config = make_config(steps=1)
     run_sft(config)
-    told_after(1.2, found(config), tmp_path)
-    assert "doctor --bench" in words(capsys.readouterr().err)
+    model = load_model(locate(str(tiny_model_dir)), dtype=torch.float32, device="cpu")
+    floor = StepFloor.of(model, Speed("cpu", "float32", 1, {1: 1.0}, bandwidth=1.0))
+    slow = floor.seconds([100], 50)
+    told_after(0.9, found(config), tmp_path, floor=floor)
+    assert floor.seconds([100], 50) == slow
+    told_after(1.2, found(config), tmp_path, floor=floor)
+    assert floor.seconds([100], 50) < slow / 1e6

@@ -70,7 +70,7 @@ def _measure(model: str, device: str | None) -> dict[str, Any]:
 
     directory, device = locate(model).directory, resolve_device(device)
     note("measuring (a few seconds; nothing else should be running)")
-    speed = measure_again(device, best_dtype(device))
+    speed = measure_again(device, best_dtype(device), thoroughly=True)
     if speed is None:
         raise ModelError(
             "the GPU has too little memory free to be measured", fix="free some, or use --device cpu"

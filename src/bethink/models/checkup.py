@@ -67,6 +67,7 @@ _OPTIONAL = {
 
 _VARIABLES = (
     "BETHINK_CACHE",
+    "BETHINK_FUSED",
     "BETHINK_WHEELS",
     "HF_HOME",
     "HF_HUB_OFFLINE",
@@ -202,6 +203,7 @@ def _devices(needs: Needs, recipe: str) -> Iterator[Finding]:
                 "devices", "torch", f"cannot be imported: {error}", State.MISSING, "install torch again"
             )
         return
+    yield _compiled_operations()
     if not torch.cuda.is_available():
         idle = shutil.which("nvidia-smi") is not None
         wanted = needs.gpu > 0
@@ -225,6 +227,24 @@ def _devices(needs: Needs, recipe: str) -> Iterator[Finding]:
             State.NOTE if small else State.OK,
             f"{recipe} was made for {needs.gpu:g} GB" if small else None,
         )
+
+
+def _compiled_operations() -> Finding:
+    from bethink.models.fused import build
+
+    name, reason = "compiled operations", build.why_not()
+    if reason is None:
+        return Finding("devices", name, "in use")
+    chosen = os.environ.get(build.OFF) == "0"
+    return Finding(
+        "devices",
+        name,
+        reason,
+        State.OK if chosen else State.NOTE,
+        None
+        if chosen
+        else "install a C++ compiler with OpenMP (g++): steps on the CPU take half as long again without",
+    )
 
 
 def _models() -> Iterator[Finding]:

@@ -71,9 +71,9 @@ def speed_of(device: str, dtype: torch.dtype) -> Speed | None:
     return kept.speed if kept and kept.steady else _measured(key, device, dtype, _SHORT)
 
 
-def measure_again(device: str, dtype: torch.dtype) -> Speed | None:
-    """Measure thoroughly, in a few seconds; the best of this and of what was known. None as in `speed_of`."""
-    return _measured(_key(device, dtype), device, dtype, _LONG)
+def measure_again(device: str, dtype: torch.dtype, *, thoroughly: bool) -> Speed | None:
+    """The best of another measurement, in half a second or thoroughly in some, and of what was known. None as in `speed_of`."""
+    return _measured(_key(device, dtype), device, dtype, _LONG if thoroughly else _SHORT)
 
 
 def recall(device: str | None, dtype: str | None) -> Speed | None:
@@ -104,13 +104,14 @@ def processor() -> str:
 def _measured(key: _Key, device: str, dtype: torch.dtype, seconds: float) -> Speed | None:
     import torch
 
+    first = key.device == "cuda" and not torch.cuda.memory_allocated(device)
     wall, busy = time.perf_counter(), time.process_time()
     try:
         speed = measure(device, dtype, seconds=seconds)
     except torch.OutOfMemoryError:
         return None
     finally:
-        if key.device == "cuda":
+        if first:  # what the run takes at most is not what measuring took
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
     share = (time.process_time() - busy) / (time.perf_counter() - wall) / key.threads

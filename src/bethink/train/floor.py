@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel
 
 from bethink.models.cost import LinearMaps, Shape, sft_step
+from bethink.models.known_speed import measure_again
 from bethink.models.lora import lora_layers
 from bethink.models.shape import layer_of, shape_of
 from bethink.models.speed import Speed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepFloor:
     """A model in training (see `cost.sft_step` for rank, adapted and trains_head) and the speed of its device."""
 
@@ -38,6 +40,11 @@ class StepFloor:
             adapted=maps if adapters else None,
             trains_head=model.get_output_embeddings().weight.requires_grad,
         )
+
+    def measure_again(self) -> None:
+        """For a floor that was beaten: the device can do more than its speed says."""
+        faster = measure_again(self.speed.device, getattr(torch, self.speed.dtype), thoroughly=False)
+        self.speed = faster or self.speed
 
     def seconds(self, lengths: Sequence[int], learned: int) -> float:
         """Least seconds for a step over samples of these lengths (prompt and completion), of which so many tokens are learned."""

@@ -16,6 +16,7 @@ from bethink.core.console import duration, note, warn
 from bethink.models.machine import cores
 from bethink.models.recompute import Recompute
 from bethink.models.speed import of_the_floor
+from bethink.train.floor import StepFloor
 from bethink.train.preflight import Preflight
 
 _FIRST_STEPS = 4
@@ -27,11 +28,20 @@ _WORTH_A_WARNING = 120.0
 class Forecast:
     """After the first few steps, says how long the rest will take; the first step is not counted, being slower.
 
-    found: what was found before the run; its hours are corrected, and it is written again. capacity: tokens in a packed row.
+    found: what was found before the run; its hours are corrected, and it is written again. floor: measured again if the run beats it.
+    capacity: tokens in a packed row.
     """
 
-    def __init__(self, found: Preflight, directory: Path, capacity: int, device: torch.device) -> None:
-        self.found, self.directory, self.capacity, self.device = found, directory, capacity, device
+    def __init__(
+        self,
+        found: Preflight,
+        floor: StepFloor | None,
+        directory: Path,
+        capacity: int,
+        device: torch.device,
+    ) -> None:
+        self.found, self.floor, self.directory = found, floor, directory
+        self.capacity, self.device = capacity, device
         self._rows: list[Mapping[str, Any]] = []
 
     def __call__(self, row: Mapping[str, Any]) -> None:
@@ -46,10 +56,11 @@ class Forecast:
         )
         self.found.expected_hours = round(self.found.planned_tokens / rate / 3600, 3)
         self.found.write(self.directory)
-        if share is not None and share > 1:
+        if self.floor is not None and share is not None and share > 1:
             note(
-                "that is faster than the floor: the machine was busy when it was measured; `bethink doctor --bench` measures again"
+                "that is faster than the floor: this machine was busy when it was measured; measuring it again"
             )
+            self.floor.measure_again()
         if share is not None and share < _SLOW_SHARE and left / rate > _WORTH_A_WARNING:
             warn(f"that is far below what this machine can do; see whether {'; '.join(self._suspects())}")
 

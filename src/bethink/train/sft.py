@@ -117,7 +117,7 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
             config.output,
             masters=masters,
             resume_command=resume_command(config),
-            on_step=Forecast(found, config.output, capacity, device),
+            on_step=Forecast(found, floor, config.output, capacity, device),
         )
     except KeyboardInterrupt:
         plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
