@@ -21,6 +21,7 @@ from bethink.models.attention import causal
 from bethink.models.fused import autograd, build, operations
 from bethink.models.fused.layers import fuse_
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers
+from bethink.models.lora_product import FrozenWeights, adapted_product
 from bethink.models.packed import packed
 from bethink.models.prepacked import prepack_, rearrange_frozen, sampling_weights
 from engine.tiny import tiny
@@ -39,9 +40,9 @@ def random() -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(shape, generator=generator)
 
 
-def close(found: Tensor, expected: Tensor) -> None:
-    """Within the format's tolerance of the largest number expected."""
-    bound = TOLERANCE[found.dtype] * max(expected.abs().max().item(), 1.0)
+def close(found: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Within the format's tolerance (the found tensor's, or the one it was computed in) of the largest number expected."""
+    bound = TOLERANCE[dtype or found.dtype] * max(expected.abs().max().item(), 1.0)
     difference = (found.double() - expected.double()).abs().max().item()
     assert difference <= bound, f"{difference} > {bound}"
 
@@ -57,7 +58,7 @@ def check(
     (found * weight.to(found.dtype)).sum().backward()
     (expected * weight.to(found.dtype).double()).sum().backward()
     for one, other in zip(mine, theirs, strict=True):
-        close(one.grad, other.grad)
+        close(one.grad, other.grad, found.dtype)
 
 
 def test_where_a_compiler_is_there_the_operations_are() -> None:
@@ -183,6 +184,68 @@ def test_log_probabilities_and_their_gradient(dtype: torch.dtype, random: Callab
     (expected.gather(1, target[:, None])[:, 0] * weight).sum().backward()
     operations.log_softmax_backward_(logits, target, log_total, weight)
     close(logits, plain.grad)
+
+
+needs_pairs = pytest.mark.skipif(
+    build.library() is None or not operations.usable_adapters(torch.zeros(1, dtype=torch.bfloat16)),
+    reason="no compiled operations, or a processor that does not multiply pairs of bfloat16 in vector registers",
+)
+
+
+@needs_pairs
+@pytest.mark.parametrize(
+    ("rows", "size", "outs", "ranks"),
+    [
+        (37, 64, (96, 32, 64), (8, 12, 3)),
+        (1, 32, (32,), (1,)),
+        (6, 96, (64,), (33,)),
+        (301, 64, (96, 32), (16, 64)),
+    ],
+)
+def test_adapters(
+    rows: int, size: int, outs: tuple[int, ...], ranks: tuple[int, ...], random: Callable[..., Tensor]
+) -> None:
+    """Against the formula in float64; what is rounded on the way is rounded to bfloat16."""
+    x, weight = random(rows, size).bfloat16(), random(sum(outs), size).bfloat16() / size**0.5
+    each_a = [random(rank, size) / size**0.5 for rank in ranks]
+    each_b = [random(out, rank) / rank**0.5 for out, rank in zip(outs, ranks, strict=True)]
+    scales = [2.0, 0.5, 1.7][: len(outs)]
+
+    def ours(x: Tensor, *flat: Tensor) -> Tensor:
+        pairs = list(zip(flat[: len(outs)], flat[len(outs) :], strict=True))
+        product = adapted_product(x, FrozenWeights(weight.split(outs), [None] * len(outs)), pairs, scales)
+        assert "Compiled" in str(next(iter(product.grad_fn.next_functions))[0])
+        return product
+
+    def plain(x: Tensor, *flat: Tensor) -> Tensor:
+        parts = [
+            scale * (x @ a.T) @ b.T
+            for a, b, scale in zip(flat[: len(outs)], flat[len(outs) :], scales, strict=True)
+        ]
+        return x @ weight.double().T + torch.cat(parts, dim=1)
+
+    check(ours, plain, [x, *each_a, *each_b], random(rows, sum(outs)))
+
+
+@needs_pairs
+def test_adapters_do_not_depend_on_threads_or_neighbours(random: Callable[..., Tensor]) -> None:
+    x, weight, grad = random(301, 64).bfloat16(), random(96, 64).bfloat16(), random(301, 96).bfloat16()
+    pair = (random(16, 64).requires_grad_(), random(96, 16).requires_grad_())
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        input_ = x.clone().requires_grad_()
+        y = adapted_product(input_, FrozenWeights([weight], [None]), [pair], [2.0])
+        results.append((y, *torch.autograd.grad(y, (input_, *pair), grad)))
+    torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
+    inner = operations.adapt_(x[:7], torch.zeros(7, 96).bfloat16(), *([[p.detach()] for p in pair]), [2.0])
+    assert torch.equal(
+        inner,
+        operations.adapt_(x, torch.zeros(301, 96).bfloat16(), *([[p.detach()] for p in pair]), [2.0])[:7],
+    )
 
 
 @compiled

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bethink.models import blocks
+from bethink.models.fused import operations
 
 
 class FrozenWeights:
@@ -77,20 +78,52 @@ def adapted_product(
 
     x [..., in] is of the frozen weights' dtype; each A [rank, in] and B [out, rank] is float32 and is cast to it.
     """
-    flat = [tensor for pair in adapters for tensor in pair]
+    each_a, each_b = zip(*adapters, strict=True)
+    compiled = operations.usable_adapters(x, x.shape[-1], *map(len, each_b)) and all(
+        tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in (*each_a, *each_b)
+    )
+    product = _CompiledProduct if compiled else _AdaptedProduct
     # Flattened out here: what the function returns is then a tensor of its own, which may be worked on in place.
-    y: Tensor = _AdaptedProduct.apply(x.reshape(-1, x.shape[-1]), frozen, tuple(scales), *flat)  # type: ignore[no-untyped-call]
+    y: Tensor = product.apply(x.reshape(-1, x.shape[-1]), frozen, list(scales), *each_a, *each_b)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], -1)
 
 
-class _AdaptedProduct(torch.autograd.Function):
-    """N: rows; I: in; O, R: sums of out and of ranks."""
+class _CompiledProduct(torch.autograd.Function):
+    """N: rows; I: in; O, R: sums of out and of ranks. The adapters' part, joined and cast on the way, in one call each way."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_NI: Tensor, frozen: FrozenWeights, scales: tuple[float, ...], *flat: Tensor
-    ) -> Tensor:
-        each_a, each_b = flat[::2], flat[1::2]
+    def forward(ctx: Any, x_NI: Tensor, frozen: FrozenWeights, scales: list[float], *flat: Tensor) -> Tensor:
+        each_a, each_b = list(flat[: len(scales)]), list(flat[len(scales) :])
+        x_NI = _rows(x_NI)
+        y_NO = frozen.product(x_NI)
+        inner_NR = operations.adapt_seen_(x_NI, y_NO, each_a, each_b, scales)
+        ctx.save_for_backward(x_NI, inner_NR, *flat)
+        ctx.frozen, ctx.scales = frozen, scales
+        return y_NO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, inner_NR, *flat = ctx.saved_tensors
+        each_a, each_b = flat[: len(ctx.scales)], flat[len(ctx.scales) :]
+        grad_NO = _rows(grad_NO)
+        grad_x_NI = ctx.frozen.transposed_product(grad_NO) if ctx.needs_input_grad[0] else None
+        grads_a, grads_b = operations.adapt_backward(
+            x_NI, inner_NR, grad_NO, each_a, each_b, ctx.scales, grad_x_NI
+        )
+        return (grad_x_NI, None, None, *grads_a, *grads_b)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+class _AdaptedProduct(torch.autograd.Function):
+    """The same in torch's own operations: the layers' A below each other, their B along a diagonal."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, frozen: FrozenWeights, scales: list[float], *flat: Tensor) -> Tensor:
+        each_a, each_b = flat[: len(scales)], flat[len(scales) :]
         a_RI = (each_a[0] if len(each_a) == 1 else torch.cat(each_a)).to(x_NI.dtype)
         b_OR = _diagonal(each_b, scales, x_NI.dtype)
         inner_NR = x_NI @ a_RI.T
@@ -110,15 +143,15 @@ class _AdaptedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x_NI = ctx.frozen.transposed_product(grad_NO)
             grad_x_NI.addmm_(grad_inner_NR, a_RI)
-        grad_a = (grad_inner_NR.T @ x_NI).float().split(ctx.ranks)
+        grads_a = (grad_inner_NR.T @ x_NI).float().split(ctx.ranks)
         grad_b_OR = grad_NO.T @ inner_NR
-        grads: list[Tensor] = []
+        grads_b: list[Tensor] = []
         out = rank = 0
         for index, scale in enumerate(ctx.scales):
             block = grad_b_OR[out : out + ctx.outs[index], rank : rank + ctx.ranks[index]]
-            grads += [grad_a[index], block.float().mul_(scale)]
+            grads_b.append(block.float().mul_(scale))
             out, rank = out + ctx.outs[index], rank + ctx.ranks[index]
-        return (grad_x_NI, None, None, *grads)
+        return (grad_x_NI, None, None, *grads_a, *grads_b)
 
 
 def _diagonal(each_b: Sequence[Tensor], scales: Sequence[float], dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
-"""Compiles cpu.cpp for this machine, once, and loads it.
+"""Compiles the C++ files beside it for this machine, once, and loads them.
 
-A compiler on the machine (c++, g++ or clang++) takes about three seconds for it, with the processor's own instructions; the result is kept in
-the cache directory under a name made of the source, the compiler and the processor. It runs in torch's own pool of threads: a second
+A compiler on the machine (c++, g++ or clang++) takes about six seconds for them, with the processor's own instructions; the result is kept in
+the cache directory under a name made of the sources, the compiler and the processor. It runs in torch's own pool of threads: a second
 pool would fight with the first over the cores. Where anything is missing there is no library, and callers use torch's operations.
 """
 
@@ -14,8 +14,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from importlib.resources import files
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import torch
@@ -48,9 +50,13 @@ def _found() -> tuple[ctypes.CDLL | None, str | None]:
     compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         return None, "no C++ compiler (c++, g++ or clang++) is installed"
-    source = files(__package__).joinpath("cpu.cpp").read_text(encoding="utf-8")
+    sources = {
+        file.name: file.read_text(encoding="utf-8")
+        for file in sorted(files(__package__).iterdir(), key=lambda file: file.name)
+        if file.name.endswith((".cpp", ".h"))
+    }
     try:
-        path = _compiled(compiler, source)
+        path = _compiled(compiler, sources)
         _share_threads()
         return ctypes.CDLL(str(path), mode=os.RTLD_NOW), None
     except subprocess.CalledProcessError as error:
@@ -59,27 +65,36 @@ def _found() -> tuple[ctypes.CDLL | None, str | None]:
         return None, f"{compiler}: {error}"
 
 
-def _compiled(compiler: str, source: str) -> Path:
+def _compiled(compiler: str, sources: Mapping[str, str]) -> Path:
     """The library's path; compiled unless it is there. Raises CalledProcessError, OSError."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=_PATIENCE, check=True
-    )
-    told = "\n".join((source, version.stdout, *_FLAGS, _processor()))
+    version = _run(compiler, "--version")
+    told = "\n".join((*sources.values(), version, *_FLAGS, _processor()))
     folder = cache_dir() / "fused"
     path = folder / f"cpu-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            written, made, linked = (Path(work) / name for name in ("cpu.cpp", "cpu.o", "cpu.so"))
-            written.write_text(source, encoding="utf-8")
-            # In two steps: the second must not name an OpenMP library, since torch's is to be used.
-            for command in (
-                [compiler, *_FLAGS, "-c", str(written), "-o", str(made)],
-                [compiler, "-shared", str(made), "-o", str(linked)],
-            ):
-                subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True)
+            written = [Path(work) / name for name in sources]
+            for file, text in zip(written, sources.values(), strict=True):
+                file.write_text(text, encoding="utf-8")
+            units = [file for file in written if file.suffix == ".cpp"]
+            with ThreadPool() as pool:
+                objects = pool.map(partial(_object, compiler), units)
+            # Linked apart: this command must not name an OpenMP library, since torch's is to be used.
+            linked = Path(work) / path.name
+            _run(compiler, "-shared", *map(str, objects), "-o", str(linked))
             os.replace(linked, path)
     return path
+
+
+def _object(compiler: str, unit: Path) -> Path:
+    made = unit.with_suffix(".o")
+    _run(compiler, *_FLAGS, "-c", str(unit), "-o", str(made))
+    return made
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=True).stdout
 
 
 def _share_threads() -> None:

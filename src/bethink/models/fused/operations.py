@@ -50,6 +50,21 @@ def usable_heads(tensor: Tensor, size: int) -> bool:
     return size % 2 == 0 and usable(tensor, size // 2)
 
 
+def usable_adapters(x: Tensor, *sizes: int) -> bool:
+    """Whether adapters of linear layers with inputs and outputs of these sizes can be: only in bfloat16, on processors made for it."""
+    return (
+        x.dtype == torch.bfloat16
+        and not any(size % 32 for size in sizes)
+        and usable(x)
+        and _exported("adapt", x.dtype)
+    )
+
+
+@cache
+def _exported(name: str, dtype: torch.dtype) -> bool:
+    return hasattr(library(), f"{name}_{_TYPES[dtype]}")
+
+
 @cache
 def _function(name: str, dtype: torch.dtype) -> Any:
     kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float, "i": ctypes.c_int}
@@ -69,6 +84,8 @@ _SIGNATURES = {
     "attend": "pnnppnnpnnppnpi",
     "attend_backward": "pppnpppppnpnpi",
     "attend_next": "pnppnppnnppnpi",
+    "adapt": "pnnnpnpnpni",
+    "adapt_backward": "pnppnnnpnnpni",
     "draw": "pnpppppnni",
     "log_softmax": "pppppnni",
     "log_softmax_backward": "ppppnni",
@@ -125,12 +142,6 @@ def rotate_(x_NC: Tensor, heads: int, cos_NH: Tensor, sin_NH: Tensor, *, back: b
     rows, size = cos_NH.shape
     _call("rotate", x_NC.dtype, x_NC.data_ptr(), x_NC.stride(0), cos_NH.data_ptr(), sin_NH.data_ptr(), rows, heads, size,
           -1.0 if back else 1.0)  # fmt: skip
-
-
-@torch.library.custom_op("bethink::rotate", mutates_args=("x_NC",))
-def rotate_seen_(x_NC: Tensor, heads: int, cos_NH: Tensor, sin_NH: Tensor) -> None:
-    """`rotate_` as an operator of torch, which recomputation must see: what it keeps of a product is what the product has become."""
-    rotate_(x_NC, heads, cos_NH, sin_NH)
 
 
 def attend(
@@ -202,6 +213,65 @@ def attend_next(
     return out
 
 
+class _Adapter(ctypes.Structure):
+    _fields_ = (
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+        ("grad_a", ctypes.c_void_p),
+        ("grad_b", ctypes.c_void_p),
+        ("rank", ctypes.c_int64),
+        ("out", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+    )
+
+
+def adapt_(
+    x_NI: Tensor, y_NO: Tensor, each_a: Sequence[Tensor], each_b: Sequence[Tensor], scales: Sequence[float]
+) -> Tensor:
+    """Add scale · (x A^T) B^T of each layer to its columns of y; returns the x A^T, for `adapt_backward`.
+
+    x and y: bfloat16 rows; A [rank, in] and B [out, rank]: float32, contiguous; rounded to bfloat16 where they are multiplied.
+    """
+    inner_NR = x_NI.new_empty(len(x_NI), sum(-(-len(a) // _WIDE) * _WIDE for a in each_a))
+    adapters = _adapters(each_a, each_b, scales, [None] * len(scales), [None] * len(scales))
+    _call("adapt", x_NI.dtype, x_NI.data_ptr(), x_NI.stride(0), len(x_NI), x_NI.shape[1], ctypes.addressof(adapters), len(scales),
+          inner_NR.data_ptr(), inner_NR.shape[1], y_NO.data_ptr(), y_NO.stride(0))  # fmt: skip
+    return inner_NR
+
+
+def adapt_backward(
+    x_NI: Tensor,
+    inner_NR: Tensor,
+    grad_NO: Tensor,
+    each_a: Sequence[Tensor],
+    each_b: Sequence[Tensor],
+    scales: Sequence[float],
+    grad_x_NI: Tensor | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The float32 gradients of each A and B, given that of y; that of x, where there is one, gets the adapters' part added."""
+    grads_a, grads_b = [torch.empty_like(a) for a in each_a], [torch.empty_like(b) for b in each_b]
+    adapters = _adapters(each_a, each_b, scales, grads_a, grads_b)
+    _call("adapt_backward", x_NI.dtype, x_NI.data_ptr(), x_NI.stride(0), inner_NR.data_ptr(), grad_NO.data_ptr(), grad_NO.stride(0),
+          len(x_NI), x_NI.shape[1], ctypes.addressof(adapters), len(scales), inner_NR.shape[1], _pointer(grad_x_NI),
+          0 if grad_x_NI is None else grad_x_NI.stride(0))  # fmt: skip
+    return grads_a, grads_b
+
+
+def _adapters(
+    each_a: Sequence[Tensor],
+    each_b: Sequence[Tensor],
+    scales: Sequence[float],
+    grads_a: Sequence[Tensor | None],
+    grads_b: Sequence[Tensor | None],
+) -> ctypes.Array[_Adapter]:
+    return (_Adapter * len(scales))(
+        *(
+            _Adapter(a.data_ptr(), b.data_ptr(), _pointer(grad_a), _pointer(grad_b), len(a), len(b), scale)
+            for a, b, grad_a, grad_b, scale in zip(each_a, each_b, grads_a, grads_b, scales, strict=True)
+        )
+    )
+
+
 def draw(
     logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor, forced_B: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -248,3 +318,15 @@ def segments_of(lengths: Sequence[int], token_stride: int) -> Segments:
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+# What changes a product in place, as operators of torch: recomputation must see them, since what it keeps of a product is what that has
+# become. Declared by hand, because a product's adapters are a call of a millisecond and `torch.library.custom_op` would take a fifth of it.
+_OPERATORS = torch.library.Library("bethink", "DEF")
+for _schema, _function_of_it in (
+    ("rotate_(Tensor(a!) x, int heads, Tensor cos, Tensor sin) -> ()", rotate_),
+    ("adapt_(Tensor x, Tensor(a!) y, Tensor[] a, Tensor[] b, float[] scales) -> Tensor", adapt_),
+):
+    _OPERATORS.define(_schema)
+    _OPERATORS.impl(_schema.partition("(")[0], _function_of_it, "CPU")
+rotate_seen_, adapt_seen_ = torch.ops.bethink.rotate_, torch.ops.bethink.adapt_
