@@ -187,7 +187,7 @@ def test_log_probabilities_and_their_gradient(dtype: torch.dtype, random: Callab
 
 
 needs_pairs = pytest.mark.skipif(
-    build.library() is None or not operations.usable_adapters(torch.zeros(1, dtype=torch.bfloat16)),
+    build.library() is None or not operations.usable_products(torch.zeros(1, dtype=torch.bfloat16)),
     reason="no compiled operations, or a processor that does not multiply pairs of bfloat16 in vector registers",
 )
 

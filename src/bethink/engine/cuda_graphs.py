@@ -115,8 +115,7 @@ class DecodeGraphs:
 
 def _layout(cache: SlotCache) -> tuple[object, ...]:
     """Where the cache's blocks lie, and their shapes."""
-    unused = torch.empty(0)  # every layer is there already
-    blocks = [block for index in range(cache.layers) for block in cache.layer(index, unused, unused)]
+    blocks = [block for index in range(cache.layers) for block in cache.blocks(index)]
     return tuple((block.data_ptr(), block.shape) for block in blocks)
 
 

@@ -35,6 +35,8 @@ class SlotCache:
     def __init__(self) -> None:
         self.slots = 0
         self.capacity = 0
+        self.moves = 0
+        """Grows whenever a block lies somewhere else than before."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -48,7 +50,12 @@ class SlotCache:
         if blocks is None:
             blocks = (self._empty_like(key_BKTH), self._empty_like(value_BKTH))
             self._layers[index] = blocks
+            self.moves += 1
         return blocks
+
+    def blocks(self, index: int) -> tuple[Tensor, Tensor]:
+        """Those of a layer that has stored something."""
+        return self._layers[index]
 
     def _empty_like(self, new_BKTH: Tensor) -> Tensor:
         # Zeros, not uninitialised memory: a masked position's weight is 0, and 0 times a stray NaN is NaN.
@@ -58,6 +65,7 @@ class SlotCache:
         """Make room for `slots` × `capacity` tokens; what fits of the old content is kept in place."""
         old_slots, old_capacity = min(self.slots, slots), min(self.capacity, capacity)
         self.slots, self.capacity = slots, capacity
+        self.moves += 1
         for index, blocks in self._layers.items():
             grown = tuple(self._empty_like(block) for block in blocks)
             for new, old in zip(grown, blocks, strict=True):

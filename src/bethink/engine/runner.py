@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bethink.core.errors import ModelError
+from bethink.engine.compiled import CompiledSteps
 from bethink.engine.cuda_graphs import Capture, CudaCapture, DecodeGraphs
 from bethink.engine.kv_cache import DecodeView, Piece, PrefillView, SlotCache, round_up
 from bethink.models import attention
@@ -69,6 +70,7 @@ class Runner:
         self._records_anywhere = new_capture is not None
         new_capture = new_capture or (lambda: CudaCapture(self.device))
         self._graphs = DecodeGraphs(self._decode, self.cache, new_capture)
+        self._compiled = CompiledSteps(model, self._decode, self.cache)
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +131,7 @@ class Runner:
         """Logits [B, V] after one more token in each of the first B slots, which stands at `position_B`; good until the next call."""
         if self._records_anywhere or token_B.device.type == "cuda":
             return self._graphs.decode(token_B, position_B)
-        return self._decode(token_B, position_B)
+        return self._compiled.decode(token_B, position_B)
 
     def _decode(self, token_B: Tensor, position_B: Tensor) -> Tensor:
         view = DecodeView(self.cache, position_B)
@@ -140,6 +142,7 @@ class Runner:
     ) -> Tensor:
         if not self.cache.layers:  # the engine has rested, and the weights may be others
             self._graphs.forget()
+            self._compiled.forget()
         output = self.model(
             input_ids=token_BT,
             position_ids=position_BT,

@@ -102,8 +102,14 @@ def draw(
     logits_BV: any float dtype; uniform_B: float64 in [0, 1), not read for greedy rows; forced_B: a token to take whatever is
     drawn, or -1.
     """
-    if operations.usable(logits_BV, logits_BV.shape[1]) and not any(len(part.filtered) for part in rules):
-        return operations.draw(logits_BV, torch.cat([part.heat for part in rules]), uniform_B, forced_B)
+    if operations.usable(logits_BV, logits_BV.shape[1]):
+        heat_B, top_k_B, top_p_B, min_p_B = (
+            torch.cat(column)
+            for column in zip(
+                *((part.heat, part.top_k, part.top_p, part.min_p) for part in rules), strict=True
+            )
+        )
+        return operations.draw(logits_BV, heat_B, (top_k_B, top_p_B, min_p_B), uniform_B, forced_B)
     tokens, logprobs = [], []
     for part in rules:
         logits_RV = logits_BV[part.rows].float()

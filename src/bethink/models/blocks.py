@@ -1,9 +1,11 @@
-"""Weights laid out as the CPU's matrix library wants them.
+"""Weights laid out as a CPU multiplies by them, not as they are kept.
 
 oneDNN multiplies by blocks. Given a plain weight [out, in] it rearranges it in every call, which for the few rows of a decoding step
-costs as much as the product itself, or twice as much. The products of rearranged weights are those of the plain ones to the last bit in bfloat16, and in
-float32 a row no longer depends on how many others it is computed with. The operators are private to torch, so that they are tried
-first; where they do not work, everything stays as it is.
+costs as much as the product itself, or twice as much. Weights rearranged once are used in the same way; in bfloat16 the products are
+those of the plain ones to the last bit, and in float32 a row no longer depends on how many others it is computed with. oneDNN's operators
+are private to torch, so that they are tried first; where they do not work, everything stays as it is.
+
+Where the processor multiplies pairs of bfloat16 in vector registers, our own product of tiles (fused/product.cpp) is a tenth faster still.
 """
 
 from __future__ import annotations
@@ -14,19 +16,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bethink.models.fused import operations
+
 _ROWS = 64
 """How many rows the blocks are laid out for; other numbers of rows are as fast."""
 
 
 def rearranged(weight_OI: Tensor) -> Tensor:
     """A copy of a weight in blocks, for `product`; it has no other use."""
-    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), _ROWS)
+    weight_OI = weight_OI.detach().contiguous()
+    if operations.usable_products(weight_OI, *weight_OI.shape):
+        return operations.tiles(weight_OI)
+    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _ROWS)
     return blocks
 
 
 def product(x: Tensor, blocks: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x [..., in] times the transpose of a rearranged weight [out, in], plus a contiguous bias; no gradient."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias_O, "none", [], "")
+    y: Tensor
+    if blocks.is_mkldnn:
+        y = torch.ops.mkldnn._linear_pointwise(x, blocks, bias_O, "none", [], "")
+    else:
+        y = operations.product_seen(x, blocks, bias_O)
     return y
 
 

@@ -32,6 +32,7 @@ _PRODUCTS = frozenset(
         "aten::_grouped_mm",
         "aten::_scaled_mm",
         "mkldnn::_linear_pointwise",
+        "bethink::product",
     }
 )
 _ATTENTION = frozenset(

@@ -79,7 +79,7 @@ def adapted_product(
     x [..., in] is of the frozen weights' dtype; each A [rank, in] and B [out, rank] is float32 and is cast to it.
     """
     each_a, each_b = zip(*adapters, strict=True)
-    compiled = operations.usable_adapters(x, x.shape[-1], *map(len, each_b)) and all(
+    compiled = operations.usable_products(x, x.shape[-1], *map(len, each_b)) and all(
         tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in (*each_a, *each_b)
     )
     product = _CompiledProduct if compiled else _AdaptedProduct

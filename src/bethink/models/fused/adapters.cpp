@@ -4,11 +4,9 @@
 // float32 matrices, adding into the wide product, casting gradients back) costs as much as they do. Here all of it is one call. Sums are
 // float32 in the registers; gradients leave as float32. A sum over rows is formed by one thread, so results do not depend on their number.
 //
-// Written for processors that multiply pairs of bfloat16 in vector registers. Those with tile registers are left to the matrix library.
+#include "pairs.h"
 
-#include "numbers.h"
-
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#ifdef PAIRS
 
 namespace {
 
@@ -18,21 +16,9 @@ struct Adapter { const float *a, *b; float *grad_a, *grad_b; Size rank, out; flo
 
 struct Place { Size column, wide, first; };  // in `inner`; of its output
 
-constexpr int ROWS = 6, COLUMNS = 32;  // a tile of sums: 12 registers
-constexpr Size CHUNK = 16;             // pairs packed at a time
-constexpr Size DEEP = 256;             // rows summed over before the sums go back to memory
-
-// Two bfloat16 that are multiplied together, as one number; matrices of them are [pairs, columns].
-using Pair = std::uint32_t;
-
-inline words load(const Pair *p) { words x; std::memcpy(&x, p, sizeof x); return x; }
-inline Pair pair_at(const bfloat16 *p) { Pair x; std::memcpy(&x, p, sizeof x); return x; }
-inline floats dot(floats total, words a, words b) {
-    return bits<floats>(_mm512_dpbf16_ps(bits<__m512>(total), bits<__m512bh>(a), bits<__m512bh>(b)));
-}
-inline words paired(floats low, floats high) {  // lane i: (low[i], high[i])
-    return __builtin_convertvector(rounded(low), words) | __builtin_convertvector(rounded(high), words) << 16;
-}
+constexpr int ROWS = 6;      // a tile of sums, with 32 columns: 12 registers
+constexpr Size CHUNK = 16;   // pairs packed at a time
+constexpr Size DEEP = 256;   // rows summed over before the sums go back to memory
 
 std::vector<Place> places(const Adapter *adapters, Size count) {
     std::vector<Place> found;
@@ -87,7 +73,7 @@ template <class T> struct Lines {
 };
 
 // Sums of x[r][2p, 2p+1] packed[p][c] over the pairs, added to `total`.
-template <int V> inline void multiply(const Lines<const bfloat16> &x, Size pairs, const Pair *packed, Size stride, floats (&total)[ROWS][V]) {
+template <int V> inline void multiply_lines(const Lines<const bfloat16> &x, Size pairs, const Pair *packed, Size stride, floats (&total)[ROWS][V]) {
     for (Size p = 0; p < pairs; ++p) {
         words right[V];
         for (int v = 0; v < V; ++v) right[v] = load(packed + p * stride + v * WIDE);
@@ -102,7 +88,7 @@ template <int V> inline void multiply(const Lines<const bfloat16> &x, Size pairs
 template <int V> inline void narrow_tile(const Lines<const bfloat16> &x, Size pairs, const Pair *packed, Size stride, const Lines<bfloat16> &out,
                                          Size column, Size count) {
     floats total[ROWS][V] = {};
-    multiply<V>(x, pairs, packed + column, stride, total);
+    multiply_lines<V>(x, pairs, packed + column, stride, total);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < V; ++v)
@@ -123,7 +109,7 @@ void widen(const Lines<const bfloat16> &inner, Size pairs, const Pair *packed, S
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < 2; ++v) total[r][v] = load(y.at[r] + column + v * WIDE);
-        multiply<2>(inner, pairs, packed + column, wide, total);
+        multiply_lines<2>(inner, pairs, packed + column, wide, total);
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < 2; ++v)

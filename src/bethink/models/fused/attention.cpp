@@ -1,19 +1,15 @@
 // Attention: of packed segments with its gradients, of prompts in pieces, and of one new token in each slot of a cache.
 
-#include "numbers.h"
+#include "cached.h"
 
 namespace {
 
-// H query heads share K key heads in groups of G. A segment is a run of queries and the keys they see: query i of `queries` sees the keys
+// A segment is a run of queries and the keys they see: query i of `queries` sees the keys
 // 0 ... before + i (the last `window` of them, where there is one).
 struct Segment { Size first, queries, keys, before; };  // first query row; offset of its first key; keys before its first query
 
-struct Heads { Size heads, groups, size; float scale; Size window; };
-
 constexpr int ROWS = 6;     // query rows worked on together: 6 x 64 sums fill the registers
 constexpr Size TILE = 256;  // query tokens in a task
-
-inline Size padded(Size n) { return (n + 31) / 32 * 32; }
 
 // from: n rows of `size` numbers -> float32, as they are [n, size] or turned [size, padded n]; what is padded is 0.
 template <class T> void unpack(const T *from, Size token, Size n, Size size, float *plain, float *turned) {
@@ -112,36 +108,6 @@ template <class T> void gather(const Rows &rows, const T *x, Size first, Size to
     for (int r = 0; r < ROWS; ++r)
         for (Size i = 0; i < size; i += WIDE)
             store(out + r * size + i, r < rows.count ? load(x + (first + rows.token[r]) * token + rows.head[r] * head + i) * by : splat(0.f));
-}
-
-// Keeps of one row of scores what lies in [low, high), as e^(score - minus); the rest becomes 0. Returns the sum.
-inline float weigh(float *score, Size from, Size to, Size low, Size high, float minus) {
-    floats total = splat(0.f);
-    for (Size t = from; t < to; t += WIDE) {
-        if (t >= low && t + WIDE <= high) {
-            floats p = exponential(load(score + t) - minus);
-            total += p;
-            store(score + t, p);
-        } else {
-            const ints place = LANES + std::int32_t(t);
-            const floats p = place >= std::int32_t(low) & place < std::int32_t(high) ? exponential(load(score + t) - minus) : splat(0.f);
-            total += p;
-            store(score + t, p);
-        }
-    }
-    return sum(total);
-}
-
-inline float highest(const float *score, Size low, Size high) {
-    Size t = low;
-    float m = -INFINITY;
-    if (high - low >= WIDE) {
-        floats best = load(score + t);
-        for (t += WIDE; t + WIDE <= high; t += WIDE) best = larger(best, load(score + t));
-        m = largest(best);
-    }
-    for (; t < high; ++t) m = score[t] > m ? score[t] : m;
-    return m;
 }
 
 // softmax(q k^T scale) v. Where `log_total` is given it gets each row's log of the sum of e^score [query rows, heads].
@@ -249,66 +215,19 @@ void attend_backward(const T *q, const T *k, const T *v, Size token, const T *gr
     }
 }
 
-// One key head of one slot: the query heads that share it, over n keys. AT_ONCE of them are worked on together, so that a key is converted
-// once; V: the head size in vectors, or 0 for any.
-template <class T, int V, int AT_ONCE>
-void attend_one(const T *q, const T *keys, const T *values, Size n, Size per, Size any_size, float scale, T *out) {
-    const Size size = V ? V * WIDE : any_size, across = padded(n);
-    scratch.begin(per * (across + size));
-    float *score = scratch.take(per * across), *left = scratch.take(per * size);
-    for (Size i = 0; i < per * size; i += WIDE) store(left + i, load(q + i) * scale);
-    for (Size h = 0; h < per; h += AT_ONCE) {
-        float *line = score + h * across;
-        const float *query = left + h * size;
-        for (Size t = 0; t < n; ++t) {
-            // The values are wanted next: reading both halves of the cache at once hides half of the wait for memory.
-            for (Size i = 0; i < size; i += 64 / Size(sizeof(T))) __builtin_prefetch(values + t * size + i);
-            floats total[AT_ONCE] = {};
-            for (Size i = 0; i < size; i += WIDE) {
-                const floats key = load(keys + t * size + i);
-                for (int g = 0; g < AT_ONCE; ++g) total[g] += load(query + g * size + i) * key;
-            }
-            for (int g = 0; g < AT_ONCE; ++g) line[g * across + t] = sum(total[g]);
-        }
-        float all[AT_ONCE];
-        for (int g = 0; g < AT_ONCE; ++g) {
-            std::memset(line + g * across + n, 0, sizeof(float) * (across - n));
-            all[g] = weigh(line + g * across, 0, across, 0, n, highest(line + g * across, 0, n));
-        }
-        constexpr int PART = V ? 4 : 1;  // vectors of a head in a pass
-        for (Size i = 0; i < size; i += PART * WIDE) {
-            floats total[AT_ONCE][PART] = {};
-            for (Size t = 0; t < n; ++t)
-                for (int j = 0; j < PART; ++j) {
-                    const floats value = load(values + t * size + i + j * WIDE);
-                    for (int g = 0; g < AT_ONCE; ++g) total[g][j] += line[g * across + t] * value;
-                }
-            for (int g = 0; g < AT_ONCE; ++g)
-                for (int j = 0; j < PART; ++j) store(out + (h + g) * size + i + j * WIDE, total[g][j] / all[g]);
-        }
-    }
-}
-
-template <class T, int V> auto *attend_one_for(Size per) {
-    return per % 4 == 0 ? attend_one<T, V, 4> : per % 3 == 0 ? attend_one<T, V, 3> : per % 2 == 0 ? attend_one<T, V, 2> : attend_one<T, V, 1>;
-}
-
 // One new token in each of `slots` slots: stores its key and value at `position` and attends to all up to there.
 // q, new_k and new_v hold the heads of a row side by side; k and v: the cache [slots, groups, capacity, size].
 template <class T>
 void attend_next(const T *q, Size q_row, const T *new_k, const T *new_v, Size new_row, T *k, T *v, Size k_slot, Size k_head,
                  const Size *position, T *out, Size slots, const Heads &shape, int threads) {
     const Size per = shape.heads / shape.groups, size = shape.size;
-    auto *attend_them = size == 64 ? attend_one_for<T, 4>(per) : size == 128 ? attend_one_for<T, 8>(per) : attend_one_for<T, 0>(per);
+    auto *attend_them = attend_one_for<T>(size, per);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (Size task = 0; task < slots * shape.groups; ++task) {
-        const Size slot = task / shape.groups, kv = task % shape.groups, n = position[slot] + 1;
-        const Size low = shape.window > 0 && n > shape.window ? n - shape.window : 0;
-        T *keys = k + slot * k_slot + kv * k_head, *values = v + slot * k_slot + kv * k_head;
-        std::memcpy(keys + (n - 1) * size, new_k + slot * new_row + kv * size, sizeof(T) * size);
-        std::memcpy(values + (n - 1) * size, new_v + slot * new_row + kv * size, sizeof(T) * size);
-        attend_them(q + slot * q_row + kv * per * size, keys + low * size, values + low * size, n - low, per, size, shape.scale,
-                    out + (slot * shape.heads + kv * per) * size);
+        const Size slot = task / shape.groups, kv = task % shape.groups;
+        attend_slot(attend_them, q + slot * q_row + kv * per * size, new_k + slot * new_row + kv * size, new_v + slot * new_row + kv * size,
+                    k + slot * k_slot + kv * k_head, v + slot * k_slot + kv * k_head, position[slot], out + (slot * shape.heads + kv * per) * size,
+                    shape);
     }
 }
 

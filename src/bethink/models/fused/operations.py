@@ -19,6 +19,8 @@ from bethink.models.fused.build import library
 
 _WIDE = 16
 """Numbers worked on together: rows and heads are multiples of it."""
+_COLUMNS = 32
+"""Of a tile: widths of matrices that are multiplied are multiples of it."""
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 Segments = npt.NDArray[np.int64]
@@ -50,19 +52,19 @@ def usable_heads(tensor: Tensor, size: int) -> bool:
     return size % 2 == 0 and usable(tensor, size // 2)
 
 
-def usable_adapters(x: Tensor, *sizes: int) -> bool:
-    """Whether adapters of linear layers with inputs and outputs of these sizes can be: only in bfloat16, on processors made for it."""
+def usable_products(x: Tensor, *sizes: int) -> bool:
+    """Whether products of weights with inputs and outputs of these sizes can be: only in bfloat16, on processors made for it (pairs.h)."""
     return (
         x.dtype == torch.bfloat16
-        and not any(size % 32 for size in sizes)
+        and not any(size % _COLUMNS for size in sizes)
         and usable(x)
-        and _exported("adapt", x.dtype)
+        and _has_products()
     )
 
 
 @cache
-def _exported(name: str, dtype: torch.dtype) -> bool:
-    return hasattr(library(), f"{name}_{_TYPES[dtype]}")
+def _has_products() -> bool:
+    return hasattr(library(), "product_bfloat16")
 
 
 @cache
@@ -84,9 +86,12 @@ _SIGNATURES = {
     "attend": "pnnppnnpnnppnpi",
     "attend_backward": "pppnpppppnpnpi",
     "attend_next": "pnppnppnnppnpi",
+    "tiles": "pnnpi",
+    "product": "pnnnpppni",
+    "decode": "ppppppni",
     "adapt": "pnnnpnpnpni",
     "adapt_backward": "pnppnnnpnnpni",
-    "draw": "pnpppppnni",
+    "draw": "pnppppppppnni",
     "log_softmax": "pppppnni",
     "log_softmax_backward": "ppppnni",
 }
@@ -213,6 +218,34 @@ def attend_next(
     return out
 
 
+def tiles(weight_OI: Tensor) -> Tensor:
+    """A bfloat16 weight, contiguous, as `product` reads it: [O / 32, I / 2, 64]."""
+    out, size = weight_OI.shape
+    made = weight_OI.new_empty(out // _COLUMNS, size // 2, 2 * _COLUMNS)
+    _call("tiles", weight_OI.dtype, weight_OI.data_ptr(), out, size, made.data_ptr())
+    return made
+
+
+def product(x: Tensor, tiles: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x [..., I] W^T + bias [..., O], of a weight in tiles."""
+    size, out = x.shape[-1], len(tiles) * _COLUMNS
+    rows = x if x.dim() == 2 and x.stride(1) == 1 else x.reshape(-1, size).contiguous()
+    y = x.new_empty(*x.shape[:-1], out)
+    _call(
+        "product",
+        x.dtype,
+        rows.data_ptr(),
+        rows.stride(0),
+        len(rows),
+        size,
+        tiles.data_ptr(),
+        _pointer(bias_O),
+        y.data_ptr(),
+        out,
+    )
+    return y
+
+
 class _Adapter(ctypes.Structure):
     _fields_ = (
         ("a", ctypes.c_void_p),
@@ -272,17 +305,34 @@ def _adapters(
     )
 
 
+def decode(
+    decoder: int, x_BD: Tensor, rotary_BH: tuple[Tensor, Tensor], position_B: Tensor, logits_BV: Tensor
+) -> None:
+    """One token in each of B slots through a whole model (decoder.py); the embeddings x are written over."""
+    cos_BH, sin_BH = (table.expand(len(x_BD), -1).contiguous() for table in rotary_BH)
+    if cos_BH.dtype != x_BD.dtype:
+        raise TypeError("rotary positions of another number format")
+    _call("decode", x_BD.dtype, decoder, x_BD.data_ptr(), cos_BH.data_ptr(), sin_BH.data_ptr(), position_B.contiguous().data_ptr(),
+          logits_BV.data_ptr(), len(x_BD))  # fmt: skip
+
+
 def draw(
-    logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor, forced_B: Tensor | None
+    logits_BV: Tensor,
+    temperature_B: Tensor,
+    filters_B: tuple[Tensor, Tensor, Tensor],
+    uniform_B: Tensor,
+    forced_B: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """A token [B] (int64) of softmax(logits / temperature) for each row, by its uniform number; its log-probability [B] at temperature 1.
 
-    temperature: float32, 0 is greedy; uniform: float64 in [0, 1); forced: int64 tokens to take instead, or -1.
+    temperature: float32, 0 is greedy; filters: top-k (int64, 0 is off), top-p (1 is off) and min-p (0 is off; both float32), applied in
+    this order; uniform: float64 in [0, 1); forced: int64 tokens to take instead, or -1.
     """
     rows, vocabulary = logits_BV.shape
     token_B, logprob_B = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
-    _call("draw", logits_BV.dtype, logits_BV.data_ptr(), logits_BV.stride(0), temperature_B.data_ptr(), uniform_B.data_ptr(),
-          _pointer(forced_B), token_B.data_ptr(), logprob_B.data_ptr(), rows, vocabulary)  # fmt: skip
+    _call("draw", logits_BV.dtype, logits_BV.data_ptr(), logits_BV.stride(0), temperature_B.data_ptr(),
+          *(each.data_ptr() for each in filters_B), uniform_B.data_ptr(), _pointer(forced_B), token_B.data_ptr(),
+          logprob_B.data_ptr(), rows, vocabulary)  # fmt: skip
     return token_B, logprob_B
 
 
@@ -320,13 +370,18 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-# What changes a product in place, as operators of torch: recomputation must see them, since what it keeps of a product is what that has
-# become. Declared by hand, because a product's adapters are a call of a millisecond and `torch.library.custom_op` would take a fifth of it.
+# Products, and what changes them in place, as operators of torch: recomputation must see them, since what it keeps of a product is what that
+# has become. Declared by hand, because a product's adapters are a call of a millisecond and `torch.library.custom_op` would take a fifth of it.
 _OPERATORS = torch.library.Library("bethink", "DEF")
 for _schema, _function_of_it in (
     ("rotate_(Tensor(a!) x, int heads, Tensor cos, Tensor sin) -> ()", rotate_),
+    ("product(Tensor x, Tensor tiles, Tensor? bias) -> Tensor", product),
     ("adapt_(Tensor x, Tensor(a!) y, Tensor[] a, Tensor[] b, float[] scales) -> Tensor", adapt_),
 ):
     _OPERATORS.define(_schema)
     _OPERATORS.impl(_schema.partition("(")[0], _function_of_it, "CPU")
-rotate_seen_, adapt_seen_ = torch.ops.bethink.rotate_, torch.ops.bethink.adapt_
+rotate_seen_, product_seen, adapt_seen_ = (
+    torch.ops.bethink.rotate_,
+    torch.ops.bethink.product,
+    torch.ops.bethink.adapt_,
+)

@@ -1,23 +1,18 @@
-// Norms, gated activations and rotary positions.
+// Norms, gated activations and rotary positions of many rows.
 
-#include "numbers.h"
+#include "rows.h"
 
 namespace {
 
 // ---- RMSNorm ----------------------------------------------------------------------------------------------------------------------------
 
-// y = weight * x / sqrt(mean(x^2) + eps), rounded before the weight as transformers does. inverse: 1 / the root of each row, or null.
+// inverse: 1 / the root of each row, or null.
 template <class T>
 void rms_norm(const T *x, Size x_row, const T *weight, T *y, float *inverse, Size rows, Size size, float eps, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (Size row = 0; row < rows; ++row) {
-        const T *in = x + row * x_row;
-        T *out = y + row * size;
-        floats squares = splat(0.f);
-        for (Size i = 0; i < size; i += WIDE) { floats v = load(in + i); squares += v * v; }
-        float scale = 1.f / std::sqrt(sum(squares) / float(size) + eps);
+        const float scale = norm_row(x + row * x_row, weight, y + row * size, size, eps);
         if (inverse) inverse[row] = scale;
-        for (Size i = 0; i < size; i += WIDE) store(out + i, load(weight + i) * kept<T>(load(in + i) * scale));
     }
 }
 
@@ -43,10 +38,7 @@ template <class T> void swiglu(const T *both, T *y, Size rows, Size size, int th
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (Size row = 0; row < rows; ++row) {
         const T *gate = both + row * 2 * size, *up = gate + size;
-        for (Size i = 0; i < size; i += WIDE) {
-            floats g = load(gate + i);
-            store(y + row * size + i, kept<T>(g * sigmoid(g)) * load(up + i));
-        }
+        for (Size i = 0; i < size; i += WIDE) store(y + row * size + i, gated<T>(load(gate + i), load(up + i)));
     }
 }
 
@@ -68,18 +60,8 @@ template <class T> void swiglu_backward(const T *grad, const T *both, T *grad_bo
 // Turns the first `heads` heads of each row in place by the row's cosines and sines [rows, size]; direction -1 turns them back.
 template <class T>
 void rotate(T *x, Size x_row, const T *cosine, const T *sine, Size rows, Size heads, Size size, float direction, int threads) {
-    const Size half = size / 2;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (Size row = 0; row < rows; ++row)
-        for (Size head = 0; head < heads; ++head) {
-            T *low = x + row * x_row + head * size, *high = low + half;
-            const T *c = cosine + row * size, *s = sine + row * size;
-            for (Size i = 0; i < half; i += WIDE) {
-                floats a = load(low + i), b = load(high + i);
-                store(low + i, a * load(c + i) - b * load(s + i) * direction);
-                store(high + i, b * load(c + half + i) + a * load(s + half + i) * direction);
-            }
-        }
+    for (Size row = 0; row < rows; ++row) rotate_row(x + row * x_row, heads, cosine + row * size, sine + row * size, size, direction);
 }
 
 }  // namespace
