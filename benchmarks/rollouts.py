@@ -125,7 +125,10 @@ def engine(name: str, work: Path, failed: dict[str, str]) -> dict[str, Any]:
     except subprocess.CalledProcessError as error:
         failed[name] = error.stderr[-1500:]
         return {"failed": error.stderr.strip().splitlines()[-1:]}
-    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    # Engines say things on their way out too.
+    found: dict[str, Any] = json.loads(
+        next(line for line in reversed(output.splitlines()) if line.startswith('{"'))
+    )
     rates = {rows: round(one["tokens"] / one["seconds"], 1) for rows, one in found["rows"].items()}
     return {"tokens_per_second": rates, "peak_gb": round(peak / 1e9, 2), **found}
 

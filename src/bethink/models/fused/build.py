@@ -1,6 +1,6 @@
 """Compiles the C++ files beside it for this machine, once, and loads them.
 
-A compiler on the machine (c++, g++ or clang++) takes about six seconds for them, with the processor's own instructions; the result is kept in
+A compiler on the machine (c++, g++ or clang++) takes about ten seconds for them, with the processor's own instructions; the result is kept in
 the cache directory under a name made of the sources, the compiler and the processor. It runs in torch's own pool of threads: a second
 pool would fight with the first over the cores. Where anything is missing there is no library, and callers use torch's operations.
 """
