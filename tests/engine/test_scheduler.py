@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bethink.engine.api import FinishReason, Request, SamplingParams
+from bethink.engine.kv_cache import STEP
 from bethink.engine.scheduler import Row, Scheduler, row_counts
 
 
@@ -104,3 +105,12 @@ def test_new_prompts_are_begun_together_and_known_ones_at_once() -> None:
     scheduler.add(row(100, prompt=99, limit=9))
     scheduler.add(row(101, prompt=101, limit=9))
     assert [admission.known for admission in scheduler.admit()] == [True]
+
+
+def test_a_long_row_grows_in_few_steps_and_takes_at_most_an_eighth_more_than_it_needs() -> None:
+    capacities = [Scheduler.capacity_for(need) for need in range(1, 8192)]
+    assert all(
+        need < capacity <= max(need + STEP, need * 9 / 8 + 1) for need, capacity in enumerate(capacities, 1)
+    )
+    assert capacities == sorted(capacities)
+    assert len(set(capacities)) <= 40, "and not 128"

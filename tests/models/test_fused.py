@@ -194,6 +194,27 @@ needs_pairs = pytest.mark.skipif(
 
 @needs_pairs
 @pytest.mark.parametrize(
+    ("rows", "size", "out"), [(1, 32, 32), (7, 64, 96), (150, 576, 64), (300, 1536, 32), (141, 4512, 96)]
+)
+def test_products(rows: int, size: int, out: int, random: Callable[..., Tensor]) -> None:
+    x, weight, bias = random(rows, size).bfloat16(), random(out, size).bfloat16(), random(out).bfloat16()
+    tiles = operations.tiles(weight)
+    expected = x.double() @ weight.double().T
+    close(operations.product(x, tiles), expected)
+    close(operations.product(x, tiles, bias), expected + bias.double())
+    # As a view of wider rows, in other company, and with other threads.
+    wide = torch.cat([x, x], dim=1)[:, :size]
+    assert torch.equal(operations.product(wide, tiles), operations.product(x, tiles))
+    assert torch.equal(operations.product(x[-3:], tiles), operations.product(x, tiles)[-3:])
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    other = operations.product(x, tiles)
+    torch.set_num_threads(before)
+    assert torch.equal(operations.product(x, tiles), other)
+
+
+@needs_pairs
+@pytest.mark.parametrize(
     ("rows", "size", "outs", "ranks"),
     [
         (37, 64, (96, 32, 64), (8, 12, 3)),

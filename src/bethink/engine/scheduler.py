@@ -263,8 +263,11 @@ class Scheduler:
 
     @staticmethod
     def capacity_for(need: int) -> int:
-        """Cache capacity of a slot for a row that needs `need` tokens, and one for what an idle slot writes."""
-        return round_up(need + 1, STEP)
+        """Cache capacity of a slot for a row that needs `need` tokens, and one for what an idle slot writes.
+
+        Up to an eighth more than needed: whenever it grows, all that is cached is copied.
+        """
+        return round_up(need + 1, max(STEP, 1 << (need // 8).bit_length() >> 1))
 
     def least_tokens(self, need: int) -> int:
         """Cache tokens taken by a row that needs `need` and has no neighbours."""

@@ -43,11 +43,55 @@ template <class Work> inline void each_tile(Size rows, Size in, Size out, const 
     }
 }
 
-// y = x W^T + bias [rows, out]; bias may be null.
+// One piece of long sums, which wait in `sums` meanwhile.
+template <int N>
+__attribute__((noinline)) void piece_lines(const bfloat16 *x, Size x_row, Size pairs, const Pair *tile, const Pair *ahead, const bfloat16 *bias,
+                                           bool first, bool last, float *waiting, bfloat16 *y, Size out) {
+    floats sums[N][2];
+    begin(sums, first ? bias : nullptr);
+#pragma GCC unroll 8
+    for (int r = 0; r < N; ++r)
+        for (int v = 0; v < 2; ++v)
+            if (!first) sums[r][v] = load(waiting + r * out + v * WIDE);
+    multiply(sums, x, x_row, pairs, tile, ahead);
+#pragma GCC unroll 8
+    for (int r = 0; r < N; ++r)
+        for (int v = 0; v < 2; ++v) {
+            if (last) store(y + r * out + v * WIDE, sums[r][v]);
+            else store(waiting + r * out + v * WIDE, sums[r][v]);
+        }
+}
+
+thread_local Scratch waiting;
+
+// y = x W^T + bias [rows, out]; bias may be null. Where rows are so long (a head's gradient) that few would stay in the cache, all are gone
+// through piece by piece; the order of a sum is the same.
 inline void put_product(const bfloat16 *x, Size x_row, Size rows, Size in, const Pair *weight, const bfloat16 *bias, bfloat16 *y, Size out) {
-    each_tile(rows, in, out, weight, [&](auto count, Size row, Size column, const Pair *tile, const Pair *ahead) {
-        product_lines<count>(x + row * x_row, x_row, in / 2, tile, ahead, bias ? bias + column : nullptr, y + row * out + column, out);
-    });
+    constexpr Size PIECE = 2048;
+    if (in <= 2 * PIECE) {
+        each_tile(rows, in, out, weight, [&](auto count, Size row, Size column, const Pair *tile, const Pair *ahead) {
+            product_lines<count>(x + row * x_row, x_row, in / 2, tile, ahead, bias ? bias + column : nullptr, y + row * out + column, out);
+        });
+        return;
+    }
+    const Size most = rows_at_once(PIECE), columns = out / COLUMNS;
+    waiting.begin(most * out);
+    float *sums = waiting.take(most * out);
+    for (Size start = 0; start < rows; start += most) {
+        const Size stop = start + most < rows ? start + most : rows;
+        for (Size k = 0; k < in; k += PIECE) {
+            const Size pairs = (k + PIECE < in ? PIECE : in - k) / 2;
+#pragma omp for schedule(static) nowait
+            for (Size c = 0; c < columns; ++c) {
+                const Pair *tile = weight + (c * (in / 2) + k / 2) * COLUMNS;
+                in_lines(start, stop, [&](auto count, Size row) {
+                    const Pair *ahead = row == start && c + 1 < columns ? tile + in / 2 * COLUMNS : tile;
+                    piece_lines<count>(x + row * x_row + k, x_row, pairs, tile, ahead, bias ? bias + c * COLUMNS : nullptr, k == 0, k + PIECE >= in,
+                                       sums + (row - start) * out + c * COLUMNS, y + row * out + c * COLUMNS, out);
+                });
+            }
+        }
+    }
 }
 
 }  // namespace
