@@ -42,7 +42,7 @@ def failures(run: dict[str, Any]) -> list[str]:
         "on minus off at least 20 points": on["accuracy"] - off["accuracy"] >= 0.20,
         "intervals apart": on["low"] > off["high"],
         "compliance at least 99 % in both modes": min(on["compliance"], off["compliance"]) >= 0.99,
-        "at most 15 minutes": run["seconds"] <= 15 * 60,
+        "at most 7 minutes": run["seconds"] <= 7 * 60,
         "at most 5 GB": run["peak_memory_gib"] * 2**30 <= 5e9,
     }
     return [promise for promise, kept in promises.items() if not kept]

