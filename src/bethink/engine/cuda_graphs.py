@@ -66,16 +66,16 @@ class DecodeGraphs:
         """Drop every recording: the weights may have changed, or the memory is wanted elsewhere."""
         self._recordings: dict[int, _Recording] = {}
         self._results: dict[int, Tensor] = {}
-        self._layout: tuple[object, ...] = ()
+        self._moves = -1
         self._capture: Capture | None = None
 
     def decode(self, token_B: Tensor, position_B: Tensor) -> Tensor:
         """Logits [B, V] after one more token in each of the first B slots; overwritten by the next step of as many rows."""
         if not self._possible:
             return self._step(token_B, position_B)
-        if (layout := _layout(self._cache)) != self._layout:
+        if self._moves != self._cache.moves:
             self.forget()
-            self._layout = layout
+            self._moves = self._cache.moves
         rows = len(token_B)
         if rows not in self._results:
             self._results[rows] = self._step(token_B, position_B)
@@ -111,12 +111,6 @@ class DecodeGraphs:
             note(f"decoding goes on without CUDA graphs: {(str(error).splitlines() or ['?'])[0]}")
             return None
         return _Recording(token_B, position_B, logits_BV, replay)
-
-
-def _layout(cache: SlotCache) -> tuple[object, ...]:
-    """Where the cache's blocks lie, and their shapes."""
-    blocks = [block for index in range(cache.layers) for block in cache.blocks(index)]
-    return tuple((block.data_ptr(), block.shape) for block in blocks)
 
 
 class CudaCapture:

@@ -10,6 +10,7 @@ Where the processor multiplies pairs of bfloat16 in vector registers, our own pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -39,6 +40,14 @@ def product(x: Tensor, blocks: Tensor, bias_O: Tensor | None = None) -> Tensor:
     else:
         y = operations.product_seen(x, blocks, bias_O)
     return y
+
+
+def joint_bias(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor | None:
+    """The biases of layers whose weights are rearranged as one, zeros where a layer has none; None where none has."""
+    if all(bias is None for bias in biases):
+        return None
+    pairs = zip(weights, biases, strict=True)
+    return torch.cat([w.new_zeros(len(w)) if bias is None else bias.detach() for w, bias in pairs])
 
 
 def possible(weight: Tensor) -> bool:

@@ -41,13 +41,7 @@ class FrozenWeights:
         """Make the copies."""
         joint = torch.cat(self.weights)
         self._forward, self._backward = blocks.rearranged(joint), blocks.rearranged(joint.T)
-        if any(bias is not None for bias in self.biases):
-            self._bias = torch.cat(
-                [
-                    joint.new_zeros(len(weight)) if bias is None else bias.detach()
-                    for weight, bias in zip(self.weights, self.biases, strict=True)
-                ]
-            )
+        self._bias = blocks.joint_bias(self.weights, self.biases)
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> the layers' outputs side by side [..., sum of out]."""

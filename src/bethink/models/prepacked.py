@@ -42,11 +42,7 @@ class PrepackedLinear(nn.Module):
         self.out_features, self.in_features = joint.shape
         # Model code asks a layer's weight for its dtype and device; the blocks answer.
         self.weight = blocks.rearranged(joint)
-        self.bias: Tensor | None = None
-        if any(bias is not None for bias in given):
-            pairs = zip(weights, given, strict=True)
-            parts = [w.new_zeros(len(w)) if bias is None else bias.detach() for w, bias in pairs]
-            self.bias = torch.cat(parts)
+        self.bias = blocks.joint_bias(weights, given)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 // The matrix library is made for wide products. These are as thin as the adapter's rank, and what surrounds them (casting and joining the
 // float32 matrices, adding into the wide product, casting gradients back) costs as much as they do. Here all of it is one call. Sums are
 // float32 in the registers; gradients leave as float32. A sum over rows is formed by one thread, so results do not depend on their number.
-//
+
 #include "pairs.h"
 
 #ifdef PAIRS
