@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
+import sys
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from bethink.models.load import load_model
+from bethink.models.locate import locate
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers, merge_
 from bethink.models.prepacked import PrepackedLinear, prepack_, sampling_weights
 from engine.tiny import tiny
@@ -56,10 +62,26 @@ def test_a_model_in_training_is_as_before_afterwards() -> None:
 
 def test_the_plain_weights_are_freed() -> None:
     model = tiny()
-    weights = [weight.data_ptr() for weight in model.parameters() if weight.ndim == 2]
+    weights = [weakref.ref(weight) for weight in model.parameters() if weight.ndim == 2]
     prepack_(model)
-    left = {weight.data_ptr() for weight in model.parameters()}
-    assert len(left.intersection(weights)) == 1, "only the embedding is left"
+    gc.collect()
+    left = [weight() for weight in weights if weight() is not None]
+    assert len(left) == 1 and left[0] is model.get_input_embeddings().weight
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is read from /proc")
+def test_a_loaded_file_is_not_kept_beside_the_rearranged_weights(tiny_model_dir: Path) -> None:
+    def mapped() -> bool:
+        return str(tiny_model_dir / "model.safetensors") in Path("/proc/self/maps").read_text()
+
+    # In the file's number format the weights are views of it.
+    model = load_model(locate(str(tiny_model_dir)), dtype=torch.float32, device="cpu")
+    if not mapped():
+        pytest.skip("this transformers reads weights without mapping their file")
+    before = logits(model)
+    prepack_(model)
+    assert not mapped()
+    assert torch.allclose(logits(model), before, atol=1e-5)
 
 
 def test_a_row_does_not_depend_on_how_many_others_there_are() -> None:

@@ -68,6 +68,13 @@ def prepack_(model: nn.Module) -> None:
     if all(isinstance(layer, nn.Linear) for layer in layers) and _possible(groups):
         for group in groups:
             _pack(model, group, [layer.weight for layer in group.values()])
+        _let_go_of_files(model)
+
+
+def _let_go_of_files(model: nn.Module) -> None:
+    """Copy the few tensors that were not rearranged: those of a file are one mapping of it, in memory for as long as one is used."""
+    for tensor in model.parameters():
+        tensor.data = tensor.data.clone()
 
 
 @contextmanager
