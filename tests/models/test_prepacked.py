@@ -66,7 +66,8 @@ def test_the_plain_weights_are_freed() -> None:
     prepack_(model)
     gc.collect()
     left = [weight() for weight in weights if weight() is not None]
-    assert len(left) == 1 and left[0] is model.get_input_embeddings().weight
+    assert len(left) == 1
+    assert left[0] is model.get_input_embeddings().weight
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is read from /proc")
