@@ -9,8 +9,8 @@ import pytest
 
 from bethink.curate.config import CurateConfig
 from bethink.curate.filters import SAMPLE_FILTERS, build_filters, first_drop, has_filled_box
-from bethink.curate.language import LanguageJudge
 from bethink.curate.schema import Drop, Sample, read_row
+from bethink.verify.language import LanguageJudge
 from curate.rows import row
 
 _judge = LanguageJudge().judge

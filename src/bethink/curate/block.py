@@ -21,11 +21,11 @@ from bethink.core.errors import TemplateError
 from bethink.core.files import dump_line
 from bethink.curate.config import CurateConfig
 from bethink.curate.filters import build_filters, first_drop
-from bethink.curate.language import LanguageJudge
 from bethink.curate.limits import TokenLimits
 from bethink.curate.read import Block, Row, read_rows
 from bethink.curate.schema import Drop, Sample, read_line, read_row
 from bethink.curate.spill import KEPT, MODES, REASONS, Header, Key, block_path, write_block
+from bethink.verify.language import LanguageJudge
 
 
 @dataclass(frozen=True, slots=True)

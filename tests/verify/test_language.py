@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bethink.curate.language import CERTAIN, LanguageJudge
+from bethink.verify.language import CERTAIN, LanguageJudge
 
 _judge = LanguageJudge().judge
 
