@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bethink.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SERIES = (("loss_on", "thinking on", "#7048c6"), ("loss_off", "thinking off", "#d9822b"))
 _SMOOTHING = 0.9
@@ -52,8 +55,13 @@ def plot_loss(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
     axes.grid(axis="y", alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
+    save_figure(figure, directory, "loss")
+
+
+def save_figure(figure: Figure, directory: Path, name: str) -> None:
+    """Write directory/NAME.svg and NAME.png; the same figure gives the same bytes."""
     for kind in ("svg", "png"):
-        with atomic_path(directory / f"loss.{kind}") as temporary:
+        with atomic_path(directory / f"{name}.{kind}") as temporary:
             figure.savefig(
                 temporary, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None
             )
