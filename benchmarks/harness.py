@@ -126,6 +126,18 @@ def write(name: str, result: Mapping[str, Any]) -> None:
     print(f"written to {path}")
 
 
+def curated_rows(task: str, rows: int, seed: int, tokenizer: str, scratch: Path) -> Path:
+    """A curated file of so many rows, made from a generator's problems."""
+    from bethink.curate.config import CurateConfig
+    from bethink.curate.pipeline import curate
+    from bethink.curate.synthesize import SynthesizeConfig, synthesize
+
+    raw, curated = scratch / "raw", scratch / "curated"
+    synthesize(SynthesizeConfig(output=raw, task=task, problems=rows, defects=0, seed=seed))
+    curate(CurateConfig(input=(raw / "rows.jsonl",), output=curated, tokenizer=tokenizer, max_samples=rows))
+    return curated / "train-00000.jsonl"
+
+
 class PeakMemory:
     """Samples the resident memory of a process and all its descendants, pages they share counted for each."""
 

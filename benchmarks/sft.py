@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import environment, in_turn, machine, median_of, parser_for, run, speed_now, write
+from harness import curated_rows, environment, in_turn, machine, median_of, parser_for, run, speed_now, write
 
 PEER = ("torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "trl==1.16.0")
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
@@ -76,18 +76,11 @@ def main() -> None:
 
 def prepare(options: argparse.Namespace, scratch: Path) -> Work:
     """As many curated rows as the steps take, those of each batch longest first."""
-    from bethink.curate.config import CurateConfig
-    from bethink.curate.pipeline import curate
-    from bethink.curate.synthesize import SynthesizeConfig, synthesize
     from bethink.models.locate import locate
 
     needed = options.steps * options.batch
-    raw, curated = scratch / "raw", scratch / "curated"
-    synthesize(SynthesizeConfig(output=raw, task=options.task, problems=needed, defects=0, seed=options.seed))
-    curate(
-        CurateConfig(input=(raw / "rows.jsonl",), output=curated, tokenizer=options.model, max_samples=needed)
-    )
-    rows = [json.loads(line) for line in (curated / "train-00000.jsonl").read_text("utf-8").splitlines()]
+    curated = curated_rows(options.task, needed, options.seed, options.model, scratch)
+    rows = [json.loads(line) for line in curated.read_text("utf-8").splitlines()]
     batches = [
         sorted(rows[start : start + options.batch], key=lambda row: -row["tokens"])
         for start in range(0, needed, options.batch)

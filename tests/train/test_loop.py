@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ class _Fit:
     def __init__(self, model: nn.Linear) -> None:
         self.model, self.drawn = model, 0.0
 
-    def batches(self, step: int) -> Sequence[Tensor]:
+    def updates(self, step: int) -> Iterator[Sequence[Tensor]]:
         parts = [torch.randn(8, 1) for _ in range(2)]  # from the generator that the loop seeds each step
         self.drawn += float(sum(part.sum() for part in parts))
-        return parts
+        yield parts
 
     def loss(self, batch: Tensor) -> tuple[Tensor, Mapping[str, float]]:
         loss = ((self.model(batch) - 3 * batch) ** 2).mean() / 2
@@ -41,8 +41,15 @@ class _Fit:
     def state_dict(self) -> dict[str, Any]:
         return {"drawn": self.drawn}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"drawn": torch.tensor(self.drawn)}
+
+    def shown(self, row: Mapping[str, Any]) -> dict[str, str]:
+        return {"slope": f"{row['loss']:.3f}"}
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self.drawn = state["drawn"]
+        assert float(tensors["drawn"]) == pytest.approx(self.drawn)
 
 
 _CONFIG = LoopConfig(

@@ -21,9 +21,10 @@ from bethink.cli.sft import sft
 from bethink.core.errors import BethinkError, DataError, PreflightError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
-from bethink.train.config import SFTConfig, resume_command
+from bethink.train.config import SFTConfig
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import epoch_ends
+from bethink.train.resume import resume_command
 from bethink.train.sft import run_sft
 from bethink.train.sft_method import Schedule
 from train.conftest import sum_rows, write_rows
@@ -204,7 +205,7 @@ def test_the_resume_command_says_what_differs_from_the_defaults(tmp_path: Path) 
     config = SFTConfig(
         model="m", data=tmp_path / "a b", output=Path("out"), rank=8, full=True, targets=("q_proj", "v_proj")
     )
-    command = resume_command(config)
+    command = resume_command("sft", config)
     assert command.endswith("--resume")
     for part in ("--rank 8", "--full", "--targets q_proj,v_proj", f"'{tmp_path / 'a b'}'"):
         assert part in command

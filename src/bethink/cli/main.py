@@ -20,6 +20,7 @@ VERBS = {
     "models": "List and fetch the built-in models.",
     "curate": "Raw post-training rows in, a clean curriculum out.",
     "sft": "Fine-tune the thinking toggle (LoRA or all weights).",
+    "grpo": "Reinforcement learning with verifiable rewards.",
     "grade": "Grade outputs made elsewhere.",
     "eval": "Accuracy, compliance and tokens with thinking on and off.",
     "compare": "Two evaluations, problem by problem.",

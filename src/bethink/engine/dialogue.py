@@ -75,7 +75,7 @@ class Reply:
 
     text: all of it, without the end of turn; thinking_tokens counts through the closing tag, answer_tokens the rest (the
     end of turn in neither). token_ids, logprobs: as the engine drew them, empty for an endpoint. opened: the prompt opened the
-    think block. prompt, prompt_tokens: what the model was given ("" for an endpoint, and 0 when it does not say).
+    think block. prompt, prompt_ids, prompt_tokens: what the model was given ("", none, and 0 where an endpoint does not say).
     """
 
     id: str
@@ -88,6 +88,7 @@ class Reply:
     logprobs: tuple[float, ...] = ()
     opened: bool = False
     prompt: str = ""
+    prompt_ids: tuple[int, ...] = ()
     prompt_tokens: int = 0
 
 
@@ -175,6 +176,7 @@ class LocalDialogue:
             logprobs=completion.logprobs,
             opened=prompt.opened,
             prompt=prompt.text,
+            prompt_ids=tuple(prompt.ids),
             prompt_tokens=len(prompt.ids),
         )
 

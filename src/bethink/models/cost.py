@@ -143,6 +143,33 @@ def decode_step(shape: Shape, rows: int, cached: float, *, weight_bytes: int = 2
     return Cost(flops, values * weight_bytes)
 
 
+def policy_step(
+    shape: Shape,
+    groups: Sequence[tuple[int, Sequence[int]]],
+    *,
+    rank: int | None,
+    adapted: Sequence[LinearMaps] | None = None,
+    trains_head: bool = False,
+    further: int = 0,
+    weight_bytes: int = 2,
+) -> Cost:
+    """A forward and backward pass over groups of completions that are learned, each group's prompt computed once.
+
+    groups: tokens of each prompt and of each of its completions. further: forward passes without a backward one (log-probabilities of
+    the policy that sampled, or of a reference). The rest is as for `sft_step`.
+    """
+    learned = sum(sum(completions) for _, completions in groups)
+    tokens = learned + sum(prompt for prompt, _ in groups)
+    pairs = sum(
+        p * (p + 1) // 2 + sum(length * p + length * (length + 1) // 2 for length in completions)
+        for p, completions in groups
+    )
+    trained = _training(shape, tokens, learned, pairs, rank, adapted, trains_head, weight_bytes)
+    flops = 2 * shape.linear * tokens + 2 * shape.head * learned + _attention(shape, pairs)
+    once = Cost(flops, (shape.linear + shape.head) * weight_bytes)
+    return trained + Cost(further * once.flops, further * once.bytes)
+
+
 def grpo_step(
     shape: Shape,
     prompts: Sequence[int],
@@ -161,12 +188,8 @@ def grpo_step(
     mean = sum(prompts) / len(prompts)
     for position in range(completion):
         rollouts += decode_step(shape, rows, mean + position, weight_bytes=weight_bytes)
-    pairs = sum(
-        p * (p + 1) // 2 + samples * (completion * p + completion * (completion + 1) // 2) for p in prompts
-    )
-    learned = rows * completion
-    tokens = sum(prompts) + learned
-    return rollouts + _training(shape, tokens, learned, pairs, rank, None, False, weight_bytes)
+    groups = [(prompt, [completion] * samples) for prompt in prompts]
+    return rollouts + policy_step(shape, groups, rank=rank, weight_bytes=weight_bytes)
 
 
 def cache_values(shape: Shape, tokens: float) -> float:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,22 +21,26 @@ from safetensors.torch import load_file, save_file
 
 from bethink.core.files import explain_os_errors, read_json, write_json
 
+_OPTIMIZER, _METHOD = "state.safetensors", "method.safetensors"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """step: optimizer steps done; tensors: the optimizer's state_dict; state: the method's own JSON state."""
+    """step: steps done; tensors: the optimizer's state_dict; state, of_method: the method's own state, as JSON and as tensors."""
 
     step: int
     tensors: Mapping[str, torch.Tensor]
     state: dict[str, Any]
+    of_method: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write `directory/step-NNNNNNNN` and remove all but the last `keep`. Raises OutputError (disk full, not writable)."""
     final = directory / f"step-{checkpoint.step:08d}"
     with replaced_directory(final) as part:
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, part / "state.safetensors")
+        _save(checkpoint.tensors, part / _OPTIMIZER)
+        if checkpoint.of_method:
+            _save(checkpoint.of_method, part / _METHOD)
         write_json(part / "state.json", {"step": checkpoint.step, "method": checkpoint.state})
     for old in [*existing(directory)[:-keep], *directory.glob(".*.part")]:  # a part is what a killed run left
         shutil.rmtree(old)
@@ -48,12 +52,27 @@ def existing(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*"))
 
 
+def steps_done(directory: Path) -> int:
+    """The step of the last whole checkpoint; 0 when there is none."""
+    found = existing(directory)
+    return int(found[-1].name.rpartition("-")[2]) if found else 0
+
+
 def latest(directory: Path) -> Checkpoint | None:
     """The last whole checkpoint, or None."""
     if not (found := existing(directory)):
         return None
-    state = read_json(found[-1] / "state.json")
-    return Checkpoint(state["step"], load_file(found[-1] / "state.safetensors"), state["method"])
+    state, of_method = read_json(found[-1] / "state.json"), found[-1] / _METHOD
+    return Checkpoint(
+        state["step"],
+        load_file(found[-1] / _OPTIMIZER),
+        state["method"],
+        load_file(of_method) if of_method.exists() else {},
+    )
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
 
 
 class replaced_directory:  # noqa: N801 - used like a function

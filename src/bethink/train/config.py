@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -81,17 +80,3 @@ class SFTConfig(StrictModel):
 FREE = frozenset({"output", "resume", "keep", "checkpoint_every"}) | {
     name for name in SFTConfig.model_fields if name.startswith("allow_")
 }
-
-
-def resume_command(config: SFTConfig) -> str:
-    """The command line that continues this run: its non-default options and --resume."""
-    words = ["bethink", "sft"]
-    for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"resume"}).items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif value is False:
-            words.append(flag.replace("--", "--no-", 1))
-        else:
-            words += [flag, ",".join(value) if isinstance(value, list) else str(value)]
-    return shlex.join([*words, "--resume"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from bethink.models.cost import LinearMaps, Shape, sft_step
+from bethink.models.cost import LinearMaps, Shape, policy_step, sft_step
 from bethink.models.known_speed import measure_again
 from bethink.models.lora import lora_layers
 from bethink.models.shape import layer_of, shape_of
@@ -58,3 +58,17 @@ class StepFloor:
             weight_bytes=self.speed.width,
         )
         return self.speed.floor(least, sum(lengths))
+
+    def shared_seconds(self, groups: Sequence[tuple[int, Sequence[int]]], further: int = 0) -> float:
+        """The same for groups of completions that share a prompt (`cost.policy_step`), and so many forward passes beside."""
+        least = policy_step(
+            self.shape,
+            groups,
+            rank=self.rank,
+            adapted=self.adapted,
+            trains_head=self.trains_head,
+            further=further,
+            weight_bytes=self.speed.width,
+        )
+        tokens = sum(prompt + sum(completions) for prompt, completions in groups)
+        return self.speed.floor(least, tokens) if tokens else 0.0

@@ -6,7 +6,9 @@ objectives elsewhere. Knows nothing of optimizers or data.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,13 +33,41 @@ class Forward:
 
 
 def forward(
-    model: PreTrainedModel, batch: PackedBatch, token_loss: TokenLoss, *, entropy: bool = False
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    token_loss: TokenLoss | Callable[[Tensor], TokenLoss],
+    *,
+    entropy: bool = False,
+    needs_all: bool = False,
 ) -> Forward:
-    """Loss sum and log-probabilities of the batch's completion tokens, and their distributions' entropies when asked for."""
+    """Loss sum and log-probabilities of the batch's completion tokens, and their distributions' entropies when asked for.
+
+    needs_all: the loss of a token depends on the log-probabilities of others; `token_loss` then makes the loss from all of them [N,
+    detached], which takes the head's product once more.
+    """
     hidden_ND = hidden_states(model, batch).index_select(0, batch.predictor_index_N)
     head = frozen_weights([model.get_output_embeddings()])
     target_N = batch.token_ids_T[batch.target_index_N]
-    return Forward(*head_loss(hidden_ND, head, target_N, token_loss, entropy=entropy))
+    if needs_all:
+        with torch.no_grad():
+            _, logprob_N, _ = head_loss(hidden_ND.detach(), head, target_N, _nothing, entropy=False)
+        token_loss = cast(Callable[[Tensor], TokenLoss], token_loss)(logprob_N)
+    return Forward(*head_loss(hidden_ND, head, target_N, cast(TokenLoss, token_loss), entropy=entropy))
+
+
+def logprobs(model: PreTrainedModel, batches: Iterable[PackedBatch], count: int) -> Tensor:
+    """The log-probability of each of a step's `count` completion tokens, in the order of `source_N`; float32 [count] on the CPU."""
+    device = next(model.parameters()).device
+    logprob_M = torch.zeros(count)
+    with torch.no_grad():
+        for batch in batches:
+            found = forward(model, batch.to(device), _nothing)
+            logprob_M[batch.source_N] = found.logprob_N.cpu()
+    return logprob_M
+
+
+def _nothing(logprob_C: Tensor, part: slice) -> Tensor:
+    return torch.zeros_like(logprob_C)
 
 
 def hidden_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:

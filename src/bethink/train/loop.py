@@ -1,6 +1,6 @@
 """The training loop every trainer shares.
 
-It knows optimizer steps, the learning-rate schedule, clipping, metrics, checkpoints, interruption and resumption. A `Method` supplies
+It knows steps of one or more optimizer updates, the learning-rate schedule, clipping, metrics, checkpoints, interruption and resumption. A `Method` supplies
 a step's micro-batches and the loss of each; what those are (supervised rows, rollouts, preference pairs) the loop does not know.
 Randomness of a step comes from (seed, step), so a resumed run repeats an uninterrupted one bit for bit.
 """
@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -35,19 +35,23 @@ Batch = TypeVar("Batch")
 class Method(Protocol[Batch]):
     """What makes one trainer differ from another."""
 
-    def batches(self, step: int) -> Sequence[Batch]:
-        """The micro-batches of optimizer step `step` (0-based)."""
+    def updates(self, step: int) -> Iterable[Sequence[Batch]]:
+        """The micro-batches of each optimizer update of step `step` (0-based). The next are asked for after an update is done."""
         ...
 
     def loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, float]]:
-        """This micro-batch's share of the step's loss (already divided by the step's total), and sums for `summary`."""
+        """This micro-batch's share of the update's loss (already divided by the update's total), and sums for `summary`."""
         ...
 
     def summary(self, step: int, sums: Mapping[str, float]) -> dict[str, Any]:
-        """The step's metrics from the sums over its micro-batches; "tokens" is what the rate counts.
+        """The step's metrics from the sums over its micro-batches: "loss", and "tokens", which is what the rate counts.
 
         "floor_seconds", where it is among them, is the least time the step can take; its share of the time taken is written.
         """
+        ...
+
+    def shown(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """What of a step's metrics a person watches."""
         ...
 
     def evaluate(self, step: int) -> dict[str, Any]:
@@ -58,13 +62,17 @@ class Method(Protocol[Batch]):
         """What a resumed run needs to go on (JSON)."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What of that is tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` and `tensors` gave."""
         ...
 
 
 class LoopConfig(StrictModel):
-    """steps: optimizer steps; eval_every, checkpoint_every: in steps, 0 is never (the last step is always evaluated and saved)."""
+    """steps: of one or more optimizer updates at one learning rate; eval_every, checkpoint_every: in steps, 0 is never (the last step is always evaluated and saved)."""
 
     steps: int
     lr: float
@@ -104,7 +112,7 @@ def train(
     done = 0
     if (found := checkpoints.latest(saved)) is not None:
         optimizer.load_state_dict(found.tensors)
-        method.load_state_dict(found.state)
+        method.load_state_dict(found.state, found.of_method)
         done = found.step
         note(f"resuming after step {done} of {config.steps}")
     with (
@@ -120,14 +128,16 @@ def train(
             log.write(row)
             on_step(row)
             rate = f"{row['tokens_per_second']:,.0f}{of_the_floor(row.get('floor_share'))}"
-            progress.advance(1, **{"loss": f"{row['loss']:.4f}", "tokens/s": rate})
+            progress.advance(1, **method.shown(row), **{"tokens/s": rate})
             if (
                 last
                 or interrupted()
                 or (config.checkpoint_every and (step + 1) % config.checkpoint_every == 0)
             ):
                 log.sync()
-                state = checkpoints.Checkpoint(step + 1, optimizer.state_dict(), method.state_dict())
+                state = checkpoints.Checkpoint(
+                    step + 1, optimizer.state_dict(), method.state_dict(), method.tensors()
+                )
                 checkpoints.save(saved, state, keep=config.keep)
             if interrupted() and not last:
                 note(f"stopped after step {step + 1}; go on with:\n  {resume_command}")
@@ -138,17 +148,20 @@ def _step(method: Method[Batch], optimizer: MasterAdamW, config: LoopConfig, ste
     started = time.perf_counter()
     torch.manual_seed(derive_seed(config.seed, "step", step))
     sums: Counter[str] = Counter()
-    for batch in method.batches(step):
-        loss, parts = method.loss(batch)
-        loss.backward()
-        sums.update(parts)
     rate = learning_rate(step, config.steps, config.lr, config.warmup, config.min_lr_ratio)
-    norm = optimizer.step(rate)
+    norms: list[float] = []
+    for batches in method.updates(step):
+        for batch in batches:
+            loss, parts = method.loss(batch)
+            loss.backward()
+            sums.update(parts)
+        norms.append(optimizer.step(rate))
     summary = method.summary(step, sums)
     least = summary.pop("floor_seconds", None)
-    if not (math.isfinite(summary["loss"]) and math.isfinite(norm)):
+    if not all(map(math.isfinite, (summary["loss"], *norms))):
+        shown = ", ".join(f"{norm:g}" for norm in norms)
         raise BethinkError(
-            f"the loss ({summary['loss']}) or gradient norm ({norm}) is not a finite number",
+            f"the loss ({summary['loss']}) or gradient norm ({shown}) is not a finite number",
             where=f"step {step + 1}",
             fix="lower --lr, or look at the rows of that step",
         )
@@ -157,7 +170,7 @@ def _step(method: Method[Batch], optimizer: MasterAdamW, config: LoopConfig, ste
         "step": step + 1,
         **summary,
         "lr": rate,
-        "grad_norm": norm,
+        "grad_norm": max(norms, default=0.0),
         "tokens_per_second": round(summary["tokens"] / seconds, 1),
         "seconds": round(seconds, 3),
         **({} if least is None else {"floor_share": round(least / seconds, 4)}),

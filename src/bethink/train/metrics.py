@@ -18,7 +18,7 @@ import torch
 
 from bethink.core.files import dump_line, explain_os_errors, read_jsonl, write_text
 
-TIMING = ("seconds", "tokens_per_second", "floor_share", "peak_rss_gb", "peak_cuda_gb")
+TIMING = ("seconds", "rollout_seconds", "tokens_per_second", "floor_share", "peak_rss_gb", "peak_cuda_gb")
 
 
 class MetricsLog:

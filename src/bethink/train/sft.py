@@ -33,7 +33,7 @@ from bethink.models.machine import resolve_device, torch_dtype
 from bethink.models.prepacked import rearrange_frozen
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
-from bethink.train.config import FREE, SFTConfig, resume_command
+from bethink.train.config import FREE, SFTConfig
 from bethink.train.floor import StepFloor
 from bethink.train.forecast import Forecast, summary
 from bethink.train.forward import prove_head
@@ -42,6 +42,7 @@ from bethink.train.metrics import read_metrics
 from bethink.train.optimizer import round_compute_copies
 from bethink.train.plot import plot_loss
 from bethink.train.preflight import Thresholds, check, survey
+from bethink.train.resume import resume_command
 from bethink.train.rows import Row, count_rows, data_files
 from bethink.train.samples import SamplePair, Unwrapper
 from bethink.train.sft_method import Schedule, SFTMethod
@@ -116,7 +117,7 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
             loop,
             config.output,
             masters=masters,
-            resume_command=resume_command(config),
+            resume_command=resume_command("sft", config),
             on_step=Forecast(found, floor, config.output, capacity, device),
         )
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ Leaves packing to batch.py, the forward pass to forward.py, and everything that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,14 +83,14 @@ class SFTMethod:
         self._lengths: list[int] = []
         self._learned = 1
 
-    def batches(self, step: int) -> Sequence[PackedBatch]:
-        """The step's rows, packed."""
+    def updates(self, step: int) -> Iterator[Sequence[PackedBatch]]:
+        """The step's rows, packed: one update."""
         self.model.train()
         samples = [self.store[i] for i in self.schedule.of(step)]
         batches = packed_batches(samples, self.capacity)
         self._lengths = [len(sample) for sample in samples]
         self._learned = sum(len(batch.target_index_N) for batch in batches)
-        return batches
+        yield batches
 
     def loss(self, batch: PackedBatch) -> tuple[Tensor, Mapping[str, float]]:
         """The micro-batch's sum over completion tokens, divided by those of the whole step."""
@@ -109,6 +109,10 @@ class SFTMethod:
             "samples": seen,
             "epoch": round(seen / self.schedule.pass_rows, 6),
         }
+
+    def shown(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """The loss."""
+        return {"loss": f"{row['loss']:.4f}"}
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """Held-out losses as eval_loss, eval_loss_on, eval_loss_off; writes the pair of outputs."""
@@ -135,7 +139,11 @@ class SFTMethod:
         """Nothing: the step number says which rows come next."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def tensors(self) -> Mapping[str, Tensor]:
+        """See `state_dict`."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """See `state_dict`."""
 
 

@@ -1,0 +1,212 @@
+"""`bethink grpo`: reinforcement learning with verifiable rewards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+
+_RUN, _REWARD, _LOSS, _DRAW, _TRAIN, _MACHINE, _ALLOW = (
+    "The run",
+    "Rewards",
+    "The policy loss",
+    "Which problems come when",
+    "What is trained",
+    "The machine",
+    "Preflight",
+)
+
+
+def grpo(
+    model: Annotated[
+        str, typer.Option(help="Directory, hub id, GGUF file, built-in name, or MODEL+ADAPTER_DIR.")
+    ],
+    tasks: Annotated[
+        list[str],
+        typer.Option(help="Generators (chain_sum:min_terms=3) or files (train.jsonl:gsm8k), with commas."),
+    ],
+    output: Annotated[Path, typer.Option(help="Directory for the adapter, rollouts, metrics, checkpoints.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter to train on; without one a new one is added.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of rollouts and updates.", rich_help_panel=_RUN)] = 100,
+    problems_per_step: Annotated[int, typer.Option(help="Problems a step.", rich_help_panel=_RUN)] = 16,
+    group_size: Annotated[int, typer.Option(help="Completions of a problem.", rich_help_panel=_RUN)] = 8,
+    updates_per_step: Annotated[
+        int, typer.Option(help="Optimizer updates on a step's rollouts.", rich_help_panel=_RUN)
+    ] = 1,
+    problems: Annotated[
+        int | None,
+        typer.Option(help="Problems in all (default: as many as the run can use).", rich_help_panel=_RUN),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(help="Which part of a generator's or hub data set's problems.", rich_help_panel=_RUN),
+    ] = "train",
+    modes: Annotated[
+        str,
+        typer.Option(
+            help="on, off, both (each problem in both), or shares: on=0.5,both=0.5.", rich_help_panel=_RUN
+        ),
+    ] = "on",
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens of a completion, at most.", rich_help_panel=_RUN)
+    ] = 1024,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=_RUN)] = 1e-5,
+    warmup: Annotated[
+        float, typer.Option(help="Share of the steps spent warming up.", rich_help_panel=_RUN)
+    ] = 0.03,
+    min_lr_ratio: Annotated[
+        float,
+        typer.Option(help="Where the cosine ends, as a share of --lr; 1 is constant.", rich_help_panel=_RUN),
+    ] = 1.0,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_RUN)] = 0.0,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0 is off.", rich_help_panel=_RUN)] = 1.0,
+    seed: Annotated[
+        int, typer.Option(help="Decides problems, their order and what is sampled.", rich_help_panel=_RUN)
+    ] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint in --output.", rich_help_panel=_RUN),
+    ] = False,
+    rewards: Annotated[
+        str,
+        typer.Option(help="Names and weights (docs/rewards.md).", rich_help_panel=_REWARD),
+    ] = "accuracy=1,format=0.5",
+    overlong: Annotated[
+        str,
+        typer.Option(
+            help="What a completion cut at --max-tokens is: score (like any other) or mask (not learned from).",
+            rich_help_panel=_REWARD,
+        ),
+    ] = "score",
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help="grpo, dr_grpo, dapo, gspo, cispo, rloo: what the choices below begin as.",
+            rich_help_panel=_LOSS,
+        ),
+    ] = "grpo",
+    advantage: Annotated[
+        str | None, typer.Option(help="group, centred, leave_one_out.", rich_help_panel=_LOSS)
+    ] = None,
+    ratio: Annotated[str | None, typer.Option(help="token, sequence.", rich_help_panel=_LOSS)] = None,
+    clipping: Annotated[str | None, typer.Option(help="ppo, cispo, none.", rich_help_panel=_LOSS)] = None,
+    aggregation: Annotated[
+        str | None, typer.Option(help="token, sequence, constant.", rich_help_panel=_LOSS)
+    ] = None,
+    clip_low: Annotated[
+        float | None, typer.Option(help="The ratio may fall by so much.", rich_help_panel=_LOSS)
+    ] = None,
+    clip_high: Annotated[
+        float | None, typer.Option(help="It may rise by so much.", rich_help_panel=_LOSS)
+    ] = None,
+    kl: Annotated[
+        float | None,
+        typer.Option(help="Weight of the KL term; 0 saves the reference pass.", rich_help_panel=_LOSS),
+    ] = None,
+    kl_estimator: Annotated[str | None, typer.Option(help="k1, k2, k3.", rich_help_panel=_LOSS)] = None,
+    kl_place: Annotated[str | None, typer.Option(help="loss, reward.", rich_help_panel=_LOSS)] = None,
+    reference_every: Annotated[
+        int,
+        typer.Option(
+            help="Steps after which the reference becomes the policy; 0: never.", rich_help_panel=_LOSS
+        ),
+    ] = 0,
+    importance_cap: Annotated[
+        float,
+        typer.Option(
+            help="Largest weight that corrects for the sampler's rounding; 0: none.", rich_help_panel=_LOSS
+        ),
+    ] = 2.0,
+    refills: Annotated[
+        int,
+        typer.Option(
+            help="Further draws in place of groups without signal (dynamic sampling).", rich_help_panel=_DRAW
+        ),
+    ] = 0,
+    curriculum: Annotated[
+        str, typer.Option(help="shuffled, progressive, mastery.", rich_help_panel=_DRAW)
+    ] = "shuffled",
+    pass_rates: Annotated[
+        Path | None,
+        typer.Option(help="Pass rates for the progressive curriculum.", rich_help_panel=_DRAW),
+    ] = None,
+    mastery_threshold: Annotated[
+        float, typer.Option(help="Pass rate that opens the next level (a task each).", rich_help_panel=_DRAW)
+    ] = 0.7,
+    mastery_fall_back: Annotated[
+        float, typer.Option(help="Pass rate below which it closes again.", rich_help_panel=_DRAW)
+    ] = 0.3,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train all weights instead of an adapter.", rich_help_panel=_TRAIN)
+    ] = False,
+    rank: Annotated[int, typer.Option(help="LoRA rank of a new adapter.", rich_help_panel=_TRAIN)] = 64,
+    alpha: Annotated[
+        float | None, typer.Option(help="LoRA alpha (default: twice the rank).", rich_help_panel=_TRAIN)
+    ] = None,
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="all-linear, layer names separated by commas, or a regular expression.",
+            rich_help_panel=_TRAIN,
+        ),
+    ] = "all-linear",
+    toggle: Toggle = "system",
+    think_open: ThinkOpen = None,
+    think_close: ThinkClose = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    slots: Annotated[int, typer.Option(help="Completions sampled at once.", rich_help_panel=_MACHINE)] = 64,
+    workers: Annotated[
+        int | None, typer.Option(help="Grading processes (default: one a core).", rich_help_panel=_MACHINE)
+    ] = None,
+    tokens_per_microbatch: Annotated[
+        int | None,
+        typer.Option(help="Tokens computed at once (default: by device).", rich_help_panel=_MACHINE),
+    ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints; 0: only at the end.", rich_help_panel=_MACHINE)
+    ] = 10,
+    keep: Annotated[int, typer.Option(help="Checkpoints kept.", rich_help_panel=_MACHINE)] = 2,
+    allow_truncated: Annotated[
+        float,
+        typer.Option(help="Share of the first completions that may be cut.", rich_help_panel=_ALLOW),
+    ] = 0.5,
+    allow_no_signal: Annotated[
+        float,
+        typer.Option(help="Share of the first groups that may have no signal.", rich_help_panel=_ALLOW),
+    ] = 0.9,
+    allow_ungraded: Annotated[
+        float,
+        typer.Option(help="Share of the first completions whose grading may fail.", rich_help_panel=_ALLOW),
+    ] = 0.05,
+) -> None:
+    """Reinforcement learning with verifiable rewards: sample, grade, prefer what was right.
+
+    Writes OUTPUT/adapter/ (or OUTPUT/model/), rollouts.jsonl, rollouts.html, metrics.jsonl, plots, preflight.json and checkpoints/.
+    """
+    options = dict(locals())
+    from bethink.chat.toggle import DEFAULT_FORMAT
+    from bethink.core.config import validate
+    from bethink.core.console import out
+    from bethink.train.rl.config import GRPOConfig
+
+    if targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
+        options["targets"] = tuple(targets.split(","))
+    options["think_open"] = think_open or DEFAULT_FORMAT.open
+    options["think_close"] = think_close or DEFAULT_FORMAT.close
+    config = validate(GRPOConfig, options, name="bethink grpo", flags=True)
+    config.located()  # what is not there is said before torch is imported, which takes seconds
+
+    from bethink.train.grpo import run_grpo
+
+    result = run_grpo(config)
+    reward = result.last["reward"]
+    out.print(
+        f"{result.path}  {result.steps:,} steps, last reward {reward:.3f}", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,252 @@
+"""Reinforcement learning with verifiable rewards: problems in, an adapter or a whole model out that solves more of them.
+
+This module puts the parts in order; steps and checkpoints are loop.py's, everything about rollouts and losses rl/'s, which problem comes
+when curricula/'s. On one device the sampler uses the trainer's own weights, adapters folded in for the length of a step's rollouts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bethink.chat.render import Renderer
+from bethink.chat.tokenizer import ChatTokenizer
+from bethink.core.console import note, warn
+from bethink.core.errors import ConfigError, DataError, ModelError
+from bethink.core.files import claim_output, dump_line, sha256_file, write_json, write_text
+from bethink.engine.dialogue import LocalDialogue
+from bethink.engine.native import NativeEngine
+from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
+from bethink.models.adapter_files import read_adapter_config
+from bethink.models.known_speed import speed_of
+from bethink.models.load import load_model
+from bethink.models.locate import ModelFiles
+from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
+from bethink.models.machine import resolve_device, torch_dtype
+from bethink.models.prepacked import rearrange_frozen
+from bethink.models.save import export
+from bethink.tasks.problem import Problem
+from bethink.tasks.sources import load_tasks
+from bethink.train import checkpoint
+from bethink.train.checkpoint import replaced_directory
+from bethink.train.curricula.api import Curriculum
+from bethink.train.curricula.mastery import Mastery
+from bethink.train.curricula.pass_rates import read_pass_rates
+from bethink.train.curricula.plot import plot_curriculum
+from bethink.train.curricula.progressive import Progressive
+from bethink.train.curricula.shuffled import Shuffled
+from bethink.train.floor import StepFloor
+from bethink.train.forward import prove_head
+from bethink.train.loop import LoopConfig, train
+from bethink.train.metrics import read_metrics
+from bethink.train.optimizer import round_compute_copies
+from bethink.train.resume import resume_command
+from bethink.train.rl.config import FREE, GRPOConfig
+from bethink.train.rl.log import NAME as ROLLOUTS
+from bethink.train.rl.log import RolloutLog
+from bethink.train.rl.method import GRPOMethod, Plan
+from bethink.train.rl.plot import plot_run
+from bethink.train.rl.preflight import FirstBatch, Thresholds
+from bethink.train.rl.reference import Reference
+from bethink.train.rl.rollouts import Sampler
+from bethink.train.rl.watch import Watch
+from bethink.train.rollout_page import write_rollout_page
+from bethink.train.sft import default_capacity
+from bethink.verify.pool import WorkerPool
+from bethink.verify.rewards.compose import Rewards
+
+
+@dataclass(frozen=True, slots=True)
+class GRPOResult:
+    """What a run left: the adapter's or model's directory, the steps done, and the last line of its metrics."""
+
+    path: Path
+    steps: int
+    last: dict[str, Any]
+
+
+def run_grpo(config: GRPOConfig) -> GRPOResult:
+    """Train as `config` says and write everything into `config.output` (docs/grpo.md lists the files).
+
+    A finished run is left alone. Raises ConfigError, DataError, ModelError, TemplateError, OutputError or PreflightError, and
+    KeyboardInterrupt when it was interrupted and has saved. A run whose tasks or model cannot be used leaves the output free for the next try;
+    one that preflight stops keeps preflight.json, and goes on with --resume and the flag that allows it.
+    """
+    located = config.located()
+    device = torch.device(resolve_device(config.device))
+    rewards = Rewards.of(config.rewards, max_tokens=config.max_tokens)
+    claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, located))
+    try:
+        return _run(config, located, device, rewards)
+    except (ConfigError, DataError, ModelError):
+        if not config.resume and not (config.output / "metrics.jsonl").exists():
+            shutil.rmtree(config.output)
+        raise
+
+
+def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards: Rewards) -> GRPOResult:
+    product = config.output / ("model" if config.full else "adapter")
+    if product.exists():
+        note(f"this run is finished: {product}")
+        return _result(product)
+    write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
+    problems, curriculum = _curriculum(config)
+    _write_problems(problems, config.output)
+    renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
+    model, masters, lora = _load(config, located, device)
+    prove_head(model)
+    method = _method(config, model, problems, curriculum, renderer, rewards, device)
+    shared = config.model_dump(include=set(LoopConfig.model_fields) - {"eval_every"})
+    try:
+        with method.sampler.pool:
+            train(
+                model,
+                method,
+                LoopConfig(eval_every=0, **shared),
+                config.output,
+                masters=masters,
+                resume_command=resume_command("grpo", config),
+            )
+    finally:
+        metrics = config.output / "metrics.jsonl"
+        if metrics.exists() and (rows := read_metrics(metrics)):
+            plot_run(rows, config.output)
+            plot_curriculum(rows, config.output)
+            write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
+    with replaced_directory(product) as part:
+        if config.full:
+            export(model, located.directory, part)
+        else:
+            save_adapter(model, lora, part, config.model)
+    return _result(product)
+
+
+def _method(
+    config: GRPOConfig,
+    model: PreTrainedModel,
+    problems: Sequence[Problem],
+    curriculum: Curriculum,
+    renderer: Renderer,
+    rewards: Rewards,
+    device: torch.device,
+) -> GRPOMethod:
+    objective = config.objective
+    engine = NativeEngine(model, decode=renderer.tokenizer.decode, slots=config.slots)
+    sampler = Sampler(
+        dialogue=LocalDialogue(engine, renderer, floor_seconds=engine.floor_seconds),
+        problems=problems,
+        rewards=rewards,
+        pool=WorkerPool(config.workers),
+        modes=config.modes,
+        group_size=config.group_size,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        mask_truncated=config.overlong == "mask",
+    )
+    speed = speed_of(str(device), model.dtype)
+    plan = Plan(
+        problems_per_step=config.problems_per_step,
+        updates_per_step=config.updates_per_step,
+        refills=config.refills,
+        longest=config.max_tokens,
+        cap=config.importance_cap,
+        capacity=config.tokens_per_microbatch or default_capacity(device),
+        seed=config.seed,
+    )
+    done = checkpoint.steps_done(config.output / "checkpoints")
+    thresholds = Thresholds(config.allow_truncated, config.allow_no_signal, config.allow_ungraded)
+    return GRPOMethod(
+        model,
+        sampler,
+        curriculum,
+        objective,
+        plan,
+        RolloutLog(config.output, done=done),
+        device=device,
+        first=FirstBatch(config.output, thresholds),
+        watch=Watch(read_metrics(config.output / "metrics.jsonl")[:done] if done else []),
+        reference=Reference(model, config.reference_every) if objective.kl else None,
+        floor=StepFloor.of(model, speed) if speed else None,
+    )
+
+
+def _curriculum(config: GRPOConfig) -> tuple[list[Problem], Curriculum]:
+    """The problems of the run, and what draws from them."""
+    problems, levels = _problems(config)
+    if config.curriculum == "mastery":
+        threshold, fall_back = config.mastery_threshold, config.mastery_fall_back
+        return problems, Mastery(levels, config.seed, threshold, fall_back)
+    if config.pass_rates is not None:
+        found = read_pass_rates(config.pass_rates, problems)
+        if found.missing:
+            warn(f"{found.missing:,} problems have no pass rate in {config.pass_rates} and are left out")
+        rated = [problems[index] for index in found.indices]
+        return rated, Progressive(found.rates, config.steps, config.problems_per_step, config.seed)
+    return problems, Shuffled(len(problems), config.seed)
+
+
+def _problems(config: GRPOConfig) -> tuple[list[Problem], list[int]]:
+    """All problems, and the level of each: the place of its task among those named."""
+    most = config.problems_per_step * config.steps * (1 + config.refills)
+    size = -(-(config.problems or most) // len(config.tasks))
+    problems: list[Problem] = []
+    levels: list[int] = []
+    for level, spec in enumerate(config.tasks):
+        asked = [problem.question for problem in problems]
+        found = load_tasks(spec, size=size, seed=config.seed, split=config.split, exclude=asked)
+        problems += found.problems
+        levels += [level] * len(found)
+    return problems, levels
+
+
+def _write_problems(problems: Sequence[Problem], directory: Path) -> None:
+    """train-problems.jsonl: what an evaluation must not ask (`bethink eval --exclude`)."""
+    rows = [dump_line({"id": p.id, "task": p.task, "question": p.question}) for p in problems]
+    write_text(directory / "train-problems.jsonl", "".join(rows))
+
+
+def _load(
+    config: GRPOConfig, located: ModelFiles, device: torch.device
+) -> tuple[PreTrainedModel, Mapping[str, Tensor], LoRAConfig]:
+    """The model with what is trained marked so, float32 masters where it computes in a narrower format, and its adapter's settings.
+
+    An adapter that is given is trained on; without one a new one is added.
+    """
+    dtype = torch_dtype(config.dtype, str(device))
+    loaded = torch.float32 if config.full else dtype
+    model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=False)
+    if config.full:
+        model.requires_grad_(True)
+        return model, round_compute_copies(model, dtype), config.lora
+    lora = config.lora
+    if located.adapter is None:
+        add_lora(model, lora, config.seed)
+    else:
+        lora = read_adapter_config(located.adapter).lora(lora_layers(model))
+    for layer in lora_layers(model).values():
+        layer.dropout = 0.0  # the policy that learns is the one that sampled
+    rearrange_frozen(model)
+    return model, {}, lora
+
+
+def _fingerprint(config: GRPOConfig, located: ModelFiles) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", exclude=set(FREE))
+    weights = sorted(located.directory.glob("*.safetensors"))
+    settings["model_files"] = [[path.name, path.stat().st_size] for path in weights]
+    if located.adapter is not None:
+        settings["adapter_sha256"] = sha256_file(located.adapter / ADAPTER_WEIGHTS)
+    if config.pass_rates is not None and config.pass_rates.is_file():
+        settings["pass_rates_sha256"] = sha256_file(config.pass_rates)
+    return settings
+
+
+def _result(product: Path) -> GRPOResult:
+    last = read_metrics(product.parent / "metrics.jsonl")[-1]
+    return GRPOResult(product, last["step"], last)

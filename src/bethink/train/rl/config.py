@@ -1,0 +1,206 @@
+"""The options of reinforcement learning. Imports no torch, so that what cannot be is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
+from bethink.core.config import StrictModel, nearest
+from bethink.models.locate import ModelFiles, locate
+from bethink.models.lora_config import ALL_LINEAR, LoRAConfig
+from bethink.models.machine import DtypeName
+from bethink.tasks.sources import split_specs
+from bethink.train.rl.choices import (
+    ALGORITHMS,
+    Advantage,
+    Aggregation,
+    Clipping,
+    KLEstimator,
+    KLPlace,
+    Objective,
+    Ratio,
+)
+
+ModeShares = dict[Literal["on", "off", "both"], float]
+_CHOICES = (
+    "advantage",
+    "ratio",
+    "clipping",
+    "aggregation",
+    "clip_low",
+    "clip_high",
+    "kl",
+    "kl_estimator",
+    "kl_place",
+)
+
+
+class GRPOConfig(StrictModel):
+    """Everything that decides a run. Shares are in [0, 1]; None means chosen by the algorithm, the data or the machine (docs/grpo.md)."""
+
+    model: str
+    tasks: tuple[str, ...]
+    output: Path
+    adapter: Path | None = None
+
+    steps: int = Field(100, ge=1)
+    problems_per_step: int = Field(16, ge=1)
+    group_size: int = Field(8, ge=1)
+    updates_per_step: int = Field(1, ge=1)
+    problems: int | None = Field(None, ge=1)
+    split: str = "train"
+    modes: ModeShares = Field(default={"on": 1.0}, min_length=1)
+    max_tokens: int = Field(1024, ge=1)
+    rewards: str = "accuracy=1,format=0.5"
+
+    algorithm: str = "grpo"
+    advantage: Advantage | None = None
+    ratio: Ratio | None = None
+    clipping: Clipping | None = None
+    aggregation: Aggregation | None = None
+    clip_low: float | None = Field(None, ge=0)
+    clip_high: float | None = Field(None, ge=0)
+    kl: float | None = Field(None, ge=0)
+    kl_estimator: KLEstimator | None = None
+    kl_place: KLPlace | None = None
+    reference_every: int = Field(0, ge=0)
+    importance_cap: float = Field(2.0, ge=0)
+    overlong: Literal["score", "mask"] = "score"
+    refills: int = Field(0, ge=0)
+
+    curriculum: Literal["shuffled", "progressive", "mastery"] = "shuffled"
+    pass_rates: Path | None = None
+    mastery_threshold: float = Field(0.7, gt=0, le=1)
+    mastery_fall_back: float = Field(0.3, ge=0, lt=1)
+
+    lr: float = Field(1e-5, gt=0)
+    warmup: float = Field(0.03, ge=0, le=1)
+    min_lr_ratio: float = Field(1.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, ge=0)
+    seed: int = 0
+
+    full: bool = False
+    rank: int = Field(64, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    targets: str | tuple[str, ...] = ALL_LINEAR
+
+    toggle: ToggleStyle = ToggleStyle.SYSTEM
+    think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
+    think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
+
+    dtype: DtypeName = None
+    device: str | None = None
+    slots: int = Field(64, ge=1)
+    workers: int | None = Field(None, ge=1)
+    tokens_per_microbatch: int | None = Field(None, ge=16)
+
+    checkpoint_every: int = Field(10, ge=0)
+    keep: int = Field(2, ge=1)
+
+    allow_truncated: float = Field(0.5, ge=0, le=1)
+    allow_no_signal: float = Field(0.9, ge=0, le=1)
+    allow_ungraded: float = Field(0.05, ge=0, le=1)
+    resume: bool = False
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split_tasks(cls, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        specs = tuple(spec for text in given for spec in split_specs(str(text)))
+        if not specs:
+            raise ValueError("no task is named (as in chain_sum:min_terms=3,max_terms=5)")
+        return specs
+
+    @field_validator("modes", mode="before")
+    @classmethod
+    def _read_modes(cls, value: Any) -> Any:
+        """`on`, `both`, or shares as in `on=0.75,off=0.25`."""
+        if not isinstance(value, str):
+            return value
+        shares: dict[str, float] = {}
+        for part in value.split(","):
+            name, sign, share = part.partition("=")
+            try:
+                shares[name.strip()] = float(share) if sign else 1.0
+            except ValueError as error:
+                raise ValueError(f"`{share}` is no share (as in on=0.75,off=0.25)") from error
+        return shares
+
+    @field_validator("modes")
+    @classmethod
+    def _whole(cls, shares: ModeShares) -> ModeShares:
+        if any(share < 0 for share in shares.values()) or not sum(shares.values()) > 0:
+            raise ValueError("the shares of on, off and both must be positive (as in on=0.75,off=0.25)")
+        total = sum(shares.values())
+        return {mode: share / total for mode, share in shares.items()}
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ALGORITHMS:
+            guess = nearest(name, list(ALGORITHMS))
+            raise ValueError(
+                f"there is no algorithm `{name}`; "
+                + (f"did you mean `{guess}`?" if guess else f"known: {', '.join(ALGORITHMS)}")
+            )
+        return name
+
+    @field_validator("dtype")
+    @classmethod
+    def _trainable(cls, dtype: str | None) -> str | None:
+        if dtype == "float16":
+            raise ValueError("float16 loses small gradients: use bfloat16 or float32")
+        return dtype
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.adapter is not None and "+" in self.model:
+            raise ValueError("the adapter is named twice: after `+` and by --adapter")
+        if self.full and (self.adapter is not None or "+" in self.model):
+            raise ValueError("--full trains all weights and an adapter is given: leave one of them out")
+        if self.curriculum == "progressive" and self.pass_rates is None:
+            raise ValueError("the progressive curriculum needs --pass-rates (written by `bethink sample`)")
+        if self.curriculum == "mastery" and len(self.tasks) < 2:
+            raise ValueError(
+                "mastery gating needs several tasks, from the easiest to the hardest (one a level)"
+            )
+        if self.group_size < 2 and self.objective.advantage is not None:
+            raise ValueError("group_size must be at least 2: advantages are relative to the group")
+        return self
+
+    @property
+    def objective(self) -> Objective:
+        """The algorithm's choices, with those the user made instead."""
+        return ALGORITHMS[self.algorithm].replaced(
+            {name: value for name in _CHOICES if (value := getattr(self, name)) is not None}
+        )
+
+    @property
+    def lora(self) -> LoRAConfig:
+        """A new adapter's settings; alpha is twice the rank unless given."""
+        alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
+        return LoRAConfig(rank=self.rank, alpha=alpha, dropout=0.0, targets=self.targets)
+
+    @property
+    def model_spec(self) -> str:
+        """The model with its adapter, in one word."""
+        return f"{self.model}+{self.adapter}" if self.adapter is not None else self.model
+
+    @property
+    def think(self) -> ThinkFormat:
+        """How the model marks its thinking."""
+        return ThinkFormat(self.think_open, self.think_close)
+
+    def located(self) -> ModelFiles:
+        """The model's files. Raises ModelError for what is not there."""
+        return locate(self.model_spec)
+
+
+# Settings that do not decide what is trained, so that a resumed run may change them.
+FREE = frozenset({"output", "resume", "keep", "checkpoint_every", "workers"}) | {
+    name for name in GRPOConfig.model_fields if name.startswith("allow_")
+}

@@ -1,0 +1,81 @@
+"""rollouts.jsonl: every completion of a run, with what it earned and why; one line each, in the order of steps and groups."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bethink.core.files import dump_line, explain_os_errors, write_text
+from bethink.train.rl.rollouts import Group, Rollout
+
+NAME = "rollouts.jsonl"
+
+
+class RolloutLog:
+    """Appends to directory/rollouts.jsonl. done: steps that count; lines of later ones, left by a killed run, are cut."""
+
+    def __init__(self, directory: Path, *, done: int) -> None:
+        self.path = directory / NAME
+        _cut(self.path, done)
+
+    def write(self, step: int, groups: Iterable[Group], trained: frozenset[int]) -> None:
+        """The rollouts of `step` (1-based), on disk when this returns. trained: the ids of the groups that were learned from."""
+        lines = [
+            dump_line(_row(step, group, number, rollout, id(group) in trained))
+            for group in groups
+            for number, rollout in enumerate(group.rollouts)
+        ]
+        with explain_os_errors(self.path), open(self.path, "a", encoding="utf-8") as handle:
+            handle.write("".join(lines))
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def _row(step: int, group: Group, number: int, rollout: Rollout, trained: bool) -> dict[str, Any]:
+    attempt, verdict = rollout.attempt, rollout.attempt.verdict
+    count = max(len(rollout.logprobs), 1)
+    return {
+        "step": step,
+        "problem": group.problem.id,
+        "task": group.problem.task,
+        "mode": group.mode.value,
+        "index": number,
+        "question": group.problem.question,
+        "answer": group.problem.answer,
+        "text": attempt.text,
+        "outcome": verdict.outcome.value,
+        "extracted": verdict.extracted,
+        "detail": verdict.detail,
+        "reward": rollout.reward if rollout.scored.total is not None else None,
+        "parts": dict(rollout.scored.parts),
+        "notes": list(rollout.scored.notes),
+        "advantage": round(rollout.advantage, 6),
+        "tokens": attempt.tokens,
+        "truncated": attempt.truncated,
+        "opened": attempt.opened,
+        "masked": not rollout.counts,
+        "mean_logprob": round(sum(rollout.logprobs) / count, 6),
+        "refill": group.refill,
+        "trained": trained and rollout.counts,
+    }
+
+
+def _cut(path: Path, done: int) -> None:
+    if not path.exists():
+        return
+    kept = 0
+    with open(path, "rb") as handle:
+        for line in handle:
+            # A killed run may have left half a line; whatever follows the last step done is written again.
+            if not line.endswith(b"\n") or json.loads(line)["step"] > done:
+                break
+            kept += len(line)
+    if kept < path.stat().st_size:
+        if not kept:
+            write_text(path, "")
+            return
+        with explain_os_errors(path), open(path, "r+b") as handle:
+            handle.truncate(kept)

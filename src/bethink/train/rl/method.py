@@ -1,0 +1,252 @@
+"""Reinforcement learning with verifiable rewards as the training loop sees it: a step is rollouts and one or more updates on them.
+
+The algorithm, in the order of `updates`: draw problems, sample a group of completions for each, grade and reward them (drawing further
+problems while groups have no signal, where asked for), take the KL term off the rewards, turn rewards into advantages, split the groups
+into updates, and give each one's micro-batches to the loop. Where there is one update a step the policy that sampled is the policy that
+learns, and no pass is spent on its log-probabilities; without a KL term none is spent on a reference.
+
+Sources: GRPO (arXiv 2402.03300) and the papers named in choices.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bethink.core.seeds import derive_seed
+from bethink.models.prepacked import sampling_weights
+from bethink.train.curricula.api import Curriculum
+from bethink.train.floor import StepFloor
+from bethink.train.forward import forward, logprobs
+from bethink.train.rl.choices import Objective
+from bethink.train.rl.log import RolloutLog
+from bethink.train.rl.objective import clipped, kl_divergence
+from bethink.train.rl.preflight import FirstBatch
+from bethink.train.rl.reference import Reference
+from bethink.train.rl.rollouts import Group, Sampler
+from bethink.train.rl.summary import summarize
+from bethink.train.rl.update import PolicyBatch, Update
+from bethink.train.rl.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes of a run. refills: further draws a step may make in place of groups without signal. longest: tokens of a completion.
+
+    cap: of the importance weight between sampler and trainer. capacity: tokens in a micro-batch.
+    """
+
+    problems_per_step: int
+    updates_per_step: int
+    refills: int
+    longest: int
+    cap: float
+    capacity: int
+    seed: int
+
+
+class GRPOMethod:
+    """A `loop.Method`. first: judges the first rollouts of a run; watch: says when rewards are won without the task being done.
+
+    floor: what learning takes at least, or None where the device's speed is not known.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sampler: Sampler,
+        curriculum: Curriculum,
+        objective: Objective,
+        plan: Plan,
+        log: RolloutLog,
+        *,
+        device: torch.device,
+        first: FirstBatch,
+        watch: Watch,
+        reference: Reference | None = None,
+        floor: StepFloor | None = None,
+    ) -> None:
+        self.model, self.sampler, self.curriculum = model, sampler, curriculum
+        self.objective, self.plan, self.log, self.device = objective, plan, log, device
+        self.reference, self.first, self.watch, self.floor = reference, first, watch, floor
+        self._groups: list[Group] = []
+        self._sampled: list[Group] = []
+        self._worst_mismatch = 0.0
+        self._rollout_seconds = 0.0
+        self._floor_seconds = 0.0
+
+    def updates(self, step: int) -> Iterator[Sequence[PolicyBatch]]:
+        """Sample, then give the micro-batches of each optimizer update."""
+        if self.reference is not None:
+            self.reference.before(step)
+        started, least = time.perf_counter(), self.sampler.floor_seconds()
+        self._groups = self._collect(step)
+        self._rollout_seconds = time.perf_counter() - started
+        self._floor_seconds = self.sampler.floor_seconds() - least
+        self.model.train()
+        if self.objective.kl_in_reward:
+            self._take_kl_off_rewards()
+        updates = self._split(step)
+        trained = frozenset(id(group) for update in updates for group in update.groups)
+        self.log.write(step + 1, self._sampled, trained)
+        self._look_ahead(updates)
+        self._add_floor(updates)
+        self._worst_mismatch = 0.0
+        for update in updates:
+            yield update.batches(self.plan.capacity)
+
+    def _collect(self, step: int) -> list[Group]:
+        """The groups of a step; those without signal are replaced by further draws, as often as the plan allows."""
+        wanted = self.plan.problems_per_step
+        with sampling_weights(self.model):
+            self.model.eval()
+            groups = self.sampler.groups(step, self.curriculum.draw(step, wanted))
+            self._sampled = list(groups)
+            for refill in range(1, self.plan.refills + 1):
+                lacking = len({group.index for group in groups if not group.has_signal})
+                if not lacking:
+                    break
+                more = self.sampler.groups(step, self.curriculum.draw(step, lacking, refill), refill)
+                self._sampled += more
+                useful = [group for group in more if group.has_signal]
+                groups = _replaced(groups, useful)
+        self.first.judge(step, self._sampled)
+        self.curriculum.observe(step, _pass_rates(self._sampled))
+        return groups
+
+    def _split(self, step: int) -> list[Update]:
+        """The groups in random order, in equal parts: one an update."""
+        groups = sorted(
+            self._groups,
+            key=lambda g: derive_seed(self.plan.seed, "update", step, g.problem.id, g.mode.value),
+        )
+        count = min(self.plan.updates_per_step, len(groups))
+        parts = [groups[number::count] for number in range(count)]
+        decode = self.sampler.dialogue.renderer.tokenizer.decode
+        longest, cap = self.plan.longest, self.plan.cap
+        return [Update(part, self.objective, decode, longest=longest, cap=cap) for part in parts]
+
+    def _look_ahead(self, updates: Sequence[Update]) -> None:
+        """Log-probabilities that are gone once the weights move: of the policy that sampled, for all updates but the first."""
+        for number, update in enumerate(updates):
+            packed = update.packed(self.plan.capacity)
+            if number:
+                update.old_M = logprobs(self.model, packed, len(update.sampler_M))
+            if self.reference is not None and self.objective.kl_in_loss:
+                with self.reference.acting():
+                    update.reference_M = logprobs(self.model, packed, len(update.sampler_M))
+
+    def _add_floor(self, updates: Sequence[Update]) -> None:
+        """What learning from the rollouts takes at least."""
+        for number, update in enumerate(updates if self.floor else ()):
+            passes = int(number > 0) + int(self.reference is not None)
+            assert self.floor is not None
+            self._floor_seconds += self.floor.shared_seconds(update.lengths, passes)
+
+    def _take_kl_off_rewards(self) -> None:
+        """Lower each completion's reward by its KL divergence from the reference, summed over its tokens."""
+        assert self.reference is not None
+        every = Update(
+            self._groups, self.objective, lambda ids: "", longest=self.plan.longest, cap=0.0, all_groups=True
+        )
+        with self.reference.acting():
+            reference_M = logprobs(self.model, every.packed(self.plan.capacity), len(every.sampler_M))
+        kl_M = kl_divergence(every.sampler_M, reference_M, self.objective.kl_estimator)
+        start = 0
+        for rollout in every.rollouts:
+            stop = start + len(rollout.token_ids)
+            rollout.reward -= self.objective.kl * float(kl_M[start:stop].sum())
+            start = stop
+
+    def loss(self, batch: PolicyBatch) -> tuple[Tensor, Mapping[str, float]]:
+        """The micro-batch's share of the update's loss, and sums over its tokens."""
+        batch = batch.to(self.device)
+        policy = batch.policy
+        token_loss = policy.seeing_all if policy.needs_all else policy
+        result = forward(self.model, batch.packed, token_loss, entropy=True, needs_all=policy.needs_all)
+        logprob_N = result.logprob_N
+        old_N = logprob_N if policy.old_N is None else policy.old_N
+        chosen = self.objective
+        log_ratio_N = policy.log_ratio(logprob_N, slice(None), policy.sequences(logprob_N))
+        clipped_N = clipped(
+            log_ratio_N, policy.advantage_N, chosen.clipping, chosen.clip_low, chosen.clip_high
+        )
+        off_N = old_N - policy.sampler_N
+        self._worst_mismatch = max(self._worst_mismatch, float(off_N.abs().max()))
+        assert result.entropy_N is not None
+        sums = {
+            "loss": float(result.loss.detach()),
+            "learned": len(logprob_N),
+            "clipped": float(clipped_N.sum()),
+            "entropy": float(result.entropy_N.sum()),
+            "mismatch": float(off_N.abs().sum()),
+            # The sampler drew the tokens: KL(sampler ‖ trainer), never negative.
+            "mismatch_kl": float((off_N.exp() - 1 - off_N).sum()),
+            "capped": float((off_N.exp() > policy.cap).sum()) if policy.cap else 0.0,
+        }
+        if policy.reference_N is not None:
+            sums["kl"] = float(
+                kl_divergence(logprob_N, policy.reference_N, self.objective.kl_estimator).sum()
+            )
+        return result.loss, sums
+
+    def summary(self, step: int, sums: Mapping[str, float]) -> dict[str, Any]:
+        """The step's metrics: rewards, pass rates and compliance by mode, lengths, and what the loss and the two policies did."""
+        row = summarize(self._sampled, self._groups, Counter(sums))
+        row["mismatch_max"] = round(self._worst_mismatch, 6)
+        row |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
+        if self.floor is not None:
+            row["floor_seconds"] = self._floor_seconds
+        row["rollout_seconds"] = round(self._rollout_seconds, 3)
+        self.watch.see(row)
+        return row
+
+    def shown(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """What a person watches."""
+        passed = {name: row.get(f"pass_{name}") for name in ("on", "off")}
+        return {
+            "reward": f"{row['reward']:.3f}",
+            **{f"pass {name}": f"{value:.0%}" for name, value in passed.items() if value is not None},
+            "tokens": f"{row['completion_tokens_mean']:.0f}",
+        }
+
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """Nothing: held-out problems are `bethink eval`'s."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curriculum's."""
+        return {"curriculum": self.curriculum.state_dict()}
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The reference's, where it has moved on."""
+        return {} if self.reference is None else self.reference.tensors()
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` and `tensors` gave."""
+        self.curriculum.load_state_dict(state["curriculum"])
+        if self.reference is not None:
+            self.reference.load(tensors)
+
+
+def _replaced(groups: list[Group], useful: list[Group]) -> list[Group]:
+    """The groups, some of those without signal replaced by useful ones; never more groups than before."""
+    spare = iter(useful)
+    return [group if group.has_signal else next(spare, group) for group in groups]
+
+
+def _pass_rates(groups: Sequence[Group]) -> dict[int, float]:
+    """Of each problem: the share of its gradable completions that were correct, in both modes together."""
+    verdicts: dict[int, list[bool]] = {}
+    for group in groups:
+        for rollout in group.rollouts:
+            if rollout.attempt.verdict.counts:
+                verdicts.setdefault(group.index, []).append(rollout.attempt.verdict.correct)
+    return {index: sum(found) / len(found) for index, found in verdicts.items()}

@@ -1,0 +1,51 @@
+"""The curves of a run: reward, pass rate and compliance by mode, length, entropy, and how far the policies are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bethink.train.plot import save_figure, smoothed
+
+Row = Mapping[str, Any]
+
+_ON, _OFF, _OTHER, _FOURTH = "#7048c6", "#d9822b", "#2b7a78", "#b23a48"
+_PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("reward", (("reward", "all", _OTHER), ("reward_on", "thinking on", _ON), ("reward_off", "off", _OFF))),
+    ("correct", (("pass_on", "thinking on", _ON), ("pass_off", "off", _OFF))),
+    ("does what the toggle says", (("compliance_on", "thinking on", _ON), ("compliance_off", "off", _OFF))),
+    ("tokens of a completion", (("tokens_on", "thinking on", _ON), ("tokens_off", "off", _OFF))),
+    ("entropy (nats)", (("entropy", "of a token", _OTHER),)),
+    ("KL (nats a token)", (("kl", "policy from reference", _OTHER), ("mismatch_kl", "sampler from trainer", _FOURTH))),
+    ("share of tokens", (("clipped", "clipped", _OTHER), ("capped", "importance weight capped", _FOURTH))),
+    ("share", (("truncated", "cut at the limit", _OTHER), ("idle", "groups without signal", _FOURTH))),
+)  # fmt: skip
+
+
+def plot_run(rows: Sequence[Row], directory: Path) -> None:
+    """Write directory/training.svg and training.png from the lines of metrics.jsonl."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    rows = [{**row, "idle": row["without_signal"] / max(row["groups"], 1)} for row in rows]
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    for axes, (title, series) in zip(figure.subplots(2, 4).flat, _PANELS, strict=True):
+        for key, label, colour in series:
+            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+                axes.plot(steps, smoothed(values), color=colour, linewidth=1.6, label=label)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        if title in ("correct", "does what the toggle says"):
+            axes.set_ylim(0, 1.02)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, directory, "training")

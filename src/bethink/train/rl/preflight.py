@@ -1,0 +1,96 @@
+"""The first rollouts of a run, judged before anything is learned from them: what would waste the run stops it, with what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bethink.core.console import note
+from bethink.core.errors import PreflightError
+from bethink.core.files import write_json
+from bethink.train.rl.rollouts import Group
+from bethink.verify.verdict import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The largest shares: of completions cut at the token limit, of groups without signal, of completions that could not be graded."""
+
+    truncated: float
+    no_signal: float
+    ungraded: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Shares of the first step's completions and groups; written to preflight.json."""
+
+    completions: int
+    groups: int
+    truncated: float
+    no_signal: float
+    solved: float
+    ungraded: float
+    ungraded_example: str
+
+
+class FirstBatch:
+    """Judges the rollouts of step 0 and says nothing later."""
+
+    def __init__(self, directory: Path, allowed: Thresholds) -> None:
+        self._directory, self._allowed = directory, allowed
+
+    def judge(self, step: int, groups: Sequence[Group]) -> None:
+        """Raise PreflightError for the first share past its threshold, naming what to change and the flag that overrides it."""
+        if step:
+            return
+        found = survey(groups)
+        write_json(self._directory / "preflight.json", asdict(found))
+        note(
+            f"first rollouts: {found.solved:.0%} correct, {found.truncated:.0%} cut at the token limit, "
+            f"{found.no_signal:.0%} of {found.groups} groups without signal, {found.ungraded:.0%} could not be graded"
+        )
+        self._check(found)
+
+    def _check(self, found: Found) -> None:
+        allowed = self._allowed
+        if found.ungraded > allowed.ungraded:
+            raise PreflightError(
+                f"{found.ungraded:.0%} of the first completions could not be graded, so nothing can be learned from them",
+                where=found.ungraded_example,
+                fix="mend the tasks' answers or leave those problems out; --allow-ungraded SHARE with --resume goes on",
+            )
+        if found.truncated > allowed.truncated:
+            raise PreflightError(
+                f"{found.truncated:.0%} of the first completions were cut at the token limit before they ended",
+                fix="raise --max-tokens, or fine-tune the model to end its answers first; --allow-truncated SHARE with --resume goes on",
+            )
+        if found.no_signal > allowed.no_signal:
+            easy = found.solved > 0.5
+            raise PreflightError(
+                f"{found.no_signal:.0%} of the first groups have no signal: all completions of a problem earned the same",
+                fix=(
+                    "the problems are too easy: take harder ones"
+                    if easy
+                    else "the problems are too hard: take easier ones, a larger --group-size, or a model that solves some of them"
+                )
+                + "; --allow-no-signal SHARE with --resume goes on",
+            )
+
+
+def survey(groups: Sequence[Group]) -> Found:
+    """Count everything `FirstBatch` judges."""
+    attempts = [rollout.attempt for group in groups for rollout in group.rollouts]
+    ungraded = [attempt for attempt in attempts if attempt.verdict.outcome is Outcome.GRADER_ERROR]
+    count = max(len(attempts), 1)
+    example = ungraded[0] if ungraded else None
+    return Found(
+        completions=len(attempts),
+        groups=len(groups),
+        truncated=sum(attempt.truncated for attempt in attempts) / count,
+        no_signal=sum(not group.has_signal for group in groups) / max(len(groups), 1),
+        solved=sum(attempt.verdict.correct for attempt in attempts) / count,
+        ungraded=len(ungraded) / count,
+        ungraded_example=f"{example.problem.id}: {example.verdict.detail}" if example else "",
+    )

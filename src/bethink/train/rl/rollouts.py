@@ -1,0 +1,160 @@
+"""Rollouts: completions of a step's problems, graded while others are still being sampled, and what each earned.
+
+Puts the engine, the graders and the rewards together; which problems a step takes is the curriculum's business, what is learned from the
+completions update.py's. The token ids and log-probabilities kept here are the engine's own: nothing is tokenized again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from bethink.chat.toggle import Mode
+from bethink.core.seeds import derive_seed
+from bethink.engine.api import FinishReason
+from bethink.engine.dialogue import LocalDialogue, Question, Reply, Sampling
+from bethink.tasks.problem import Problem
+from bethink.train.rl.config import ModeShares
+from bethink.verify.grade import GradeItem, as_item, grade_many
+from bethink.verify.pool import WorkerPool
+from bethink.verify.rewards.attempt import Attempt
+from bethink.verify.rewards.compose import Rewards, Scored
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One completion.
+
+    prompt_ids, token_ids, logprobs: what the engine was given and what it drew. counts: it is learned from; one that could not be
+    graded, or that the run masks, is not. reward: the total, after a KL term in the reward. advantage: see update.py.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    attempt: Attempt
+    scored: Scored
+    counts: bool
+    reward: float
+    advantage: float = 0.0
+
+
+@dataclass(slots=True)
+class Group:
+    """The completions of one problem in one mode. index: the problem's place among all; refill: the draw it came from."""
+
+    index: int
+    problem: Problem
+    mode: Mode
+    rollouts: list[Rollout] = field(default_factory=list)
+    refill: int = 0
+
+    @property
+    def counted(self) -> list[Rollout]:
+        """Those that are learned from."""
+        return [rollout for rollout in self.rollouts if rollout.counts]
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether there is anything to prefer: completions that count earned different rewards, or stretches of them did."""
+        counted = self.counted
+        rewards = {rollout.reward for rollout in counted}
+        return len(rewards) > 1 or any(rollout.scored.credits for rollout in counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How a run samples. Each completion has a random stream of its own, so that a step can be repeated.
+
+    mask_truncated: a completion cut at the token limit is not learned from.
+    """
+
+    dialogue: LocalDialogue
+    problems: Sequence[Problem]
+    rewards: Rewards
+    pool: WorkerPool
+    modes: ModeShares
+    group_size: int
+    max_tokens: int
+    seed: int
+    mask_truncated: bool = False
+
+    def groups(self, step: int, indices: Sequence[int], refill: int = 0) -> list[Group]:
+        """The groups of these problems, a problem rolled out in both modes giving two."""
+        groups = [
+            Group(index, self.problems[index], mode, refill=refill)
+            for index in indices
+            for mode in self._modes_of(step, index, refill)
+        ]
+        asked = {
+            f"{place}/{number}": (group, self._seed(step, refill, group, number))
+            for place, group in enumerate(groups)
+            for number in range(self.group_size)
+        }
+        questions = [
+            Question(id_, group.problem.messages, group.mode, Sampling(self.max_tokens, 1.0, seed=seed))
+            for id_, (group, seed) in asked.items()
+        ]
+        replies: dict[str, Reply] = {}
+
+        def finished() -> Iterator[GradeItem]:
+            """Completions in the order they finish: grading begins while the rest is sampled."""
+            for reply in self.dialogue.answer(questions):
+                replies[reply.id] = reply
+                yield as_item(
+                    asked[reply.id][0].problem, reply.text, truncated=_truncated(reply), opened=reply.opened
+                )
+
+        think = self.dialogue.renderer.think
+        verdicts = list(grade_many(finished(), pool=self.pool, think=think))
+        judged = dict(zip(replies, verdicts, strict=True))
+        for place, group in enumerate(groups):
+            ids = [f"{place}/{number}" for number in range(self.group_size)]
+            attempts = [
+                Attempt(
+                    problem=group.problem,
+                    mode=group.mode,
+                    text=replies[id_].text,
+                    parsed=replies[id_].parsed,
+                    verdict=judged[id_],
+                    tokens=len(replies[id_].token_ids),
+                    truncated=_truncated(replies[id_]),
+                    opened=replies[id_].opened,
+                    think=think,
+                )
+                for id_ in ids
+            ]
+            scores = self.rewards.score(attempts)
+            for id_, attempt, scored in zip(ids, attempts, scores, strict=True):
+                group.rollouts.append(self._rollout(replies[id_], attempt, scored))
+        return groups
+
+    def floor_seconds(self) -> float:
+        """Least time the device can take for all that was sampled so far; 0 where its speed is not known."""
+        return self.dialogue.floor_seconds() or 0.0
+
+    def _rollout(self, reply: Reply, attempt: Attempt, scored: Scored) -> Rollout:
+        masked = self.mask_truncated and attempt.truncated
+        return Rollout(
+            prompt_ids=reply.prompt_ids,
+            token_ids=reply.token_ids,
+            logprobs=reply.logprobs,
+            attempt=attempt,
+            scored=scored,
+            counts=scored.total is not None and not masked and bool(reply.token_ids),
+            reward=scored.total or 0.0,
+        )
+
+    def _seed(self, step: int, refill: int, group: Group, number: int) -> int:
+        return derive_seed(self.seed, "rollout", step, refill, group.problem.id, group.mode.value, number)
+
+    def _modes_of(self, step: int, index: int, refill: int) -> tuple[Mode, ...]:
+        """In which modes a problem is rolled out, drawn by share."""
+        random = Random(derive_seed(self.seed, "mode", step, refill, self.problems[index].id))
+        (name,) = random.choices(list(self.modes), list(self.modes.values()))
+        return (Mode.ON, Mode.OFF) if name == "both" else (Mode(name),)
+
+
+def _truncated(reply: Reply) -> bool:
+    return reply.finish_reason is FinishReason.LENGTH

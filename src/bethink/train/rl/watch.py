@@ -1,0 +1,43 @@
+"""Hands a run's metrics to the reward hacking watch (verify/rewards/watch.py) and says each warning once while it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bethink.chat.toggle import Mode
+from bethink.core.console import warn
+from bethink.verify.rewards.watch import WatchRow, warnings
+
+_PART = "reward/"
+
+
+class Watch:
+    """rows: the lines of metrics.jsonl that an earlier run left."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = [_watched(row) for row in rows]
+        self._said: set[tuple[str, str]] = set()
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """One more step's metrics."""
+        self._rows.append(_watched({**row, "step": len(self._rows) + 1}))
+        held = {(found.kind, found.about): found.text for found in warnings(self._rows)}
+        for key in held.keys() - self._said:
+            warn(f"step {len(self._rows)}: {held[key]}; read rollouts.html")
+        self._said = set(held)
+
+
+def _watched(row: Mapping[str, Any]) -> WatchRow:
+    def by_mode(name: str) -> dict[str, float]:
+        return {mode.value: row[f"{name}_{mode}"] for mode in Mode if row.get(f"{name}_{mode}") is not None}
+
+    return WatchRow(
+        step=row["step"],
+        accuracy=by_mode("pass"),
+        compliance=by_mode("compliance"),
+        tokens=by_mode("tokens"),
+        parts={key.removeprefix(_PART): value for key, value in row.items() if key.startswith(_PART)},
+        reward=row["reward"],
+        disagreement=row["disagreement"],
+    )

@@ -1,0 +1,201 @@
+"""Whole runs of a tiny model: it learns what is rewarded, resumes to the same bytes, and keeps what it says it keeps."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+from bethink.core.errors import PreflightError
+from bethink.models.load import load_model
+from bethink.models.locate import locate
+from bethink.train.grpo import run_grpo
+from bethink.train.metrics import TIMING, read_metrics
+from bethink.train.rl.choices import ALGORITHMS
+from bethink.train.rl.config import GRPOConfig
+
+Make = Callable[..., GRPOConfig]
+
+
+def rollouts(config: GRPOConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (config.output / "rollouts.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_a_random_model_learns_what_is_rewarded(make_grpo: Make, algorithm: str) -> None:
+    settings: dict[str, Any] = {
+        "algorithm": algorithm,
+        "steps": 24,
+        "full": True,
+        "lr": 3e-3,
+        "updates_per_step": 2,
+        "group_size": 8,
+    }
+    if algorithm == "rloo":
+        settings["kl"] = 0.003  # a random model's rewards are small beside the usual KL term
+    if algorithm == "gspo":
+        settings |= {
+            "clip_low": 0.1,
+            "clip_high": 0.1,
+        }  # the usual range is for completions of thousands of tokens
+    config = make_grpo(**settings, seed=random.randrange(2**31))
+    print(f"seed {config.seed}")
+    run_grpo(config)
+    rewards = [row["reward"] for row in read_metrics(config.output / "metrics.jsonl")]
+    assert fmean(rewards[-4:]) > fmean(rewards[:4]) + 0.4, rewards
+
+
+def test_the_sampler_and_the_trainer_compute_the_same_policy(make_grpo: Make) -> None:
+    for name, changes in {"lora": {}, "full": {"full": True}, "both": {"modes": "both"}}.items():
+        config = make_grpo(output=make_grpo().output.with_name(name), lr=1e-2, **changes)
+        run_grpo(config)
+        for row in read_metrics(config.output / "metrics.jsonl"):
+            assert row["learned_tokens"] > 0
+            assert row["mismatch_max"] < 1e-4, name
+            assert row["clipped"] == 0
+
+
+def test_what_is_sampled_is_what_is_trained_and_logged(make_grpo: Make) -> None:
+    config = make_grpo(modes="both", problems_per_step=3)
+    result = run_grpo(config)
+    rows = rollouts(config)
+    assert len(rows) == config.steps * 3 * 2 * config.group_size
+    metrics = read_metrics(config.output / "metrics.jsonl")
+    for step, row in enumerate(metrics, 1):
+        of_step = [r for r in rows if r["step"] == step]
+        assert row["tokens"] == sum(r["tokens"] for r in of_step)
+        assert row["reward"] == pytest.approx(fmean(r["reward"] for r in of_step), abs=1e-5)
+        groups: dict[tuple[str, str], list[float]] = {}
+        for r in of_step:
+            groups.setdefault((r["problem"], r["mode"]), []).append(r["advantage"])
+        assert all(abs(sum(advantages)) < 1e-3 for advantages in groups.values())
+    assert {r["mode"] for r in rows} == {"on", "off"}
+    for name in ("training.svg", "training.png", "rollouts.html", "preflight.json", "train-problems.jsonl"):
+        assert (config.output / name).stat().st_size > 0
+    # The adapter is one of the plain model's.
+    load_model(locate(f"{config.model}+{result.path}"), dtype=torch.float32, device="cpu")
+
+
+def test_an_adapter_is_trained_on_where_it_stands(make_grpo: Make, tmp_path: Path) -> None:
+    first = run_grpo(make_grpo(lr=1e-2))
+    again = make_grpo(adapter=first.path, output=tmp_path / "again", lr=1e-9, rank=99)
+    second = run_grpo(again)
+    name = "adapter_config.json"
+    assert (
+        json.loads((first.path / name).read_text())["r"] == json.loads((second.path / name).read_text())["r"]
+    )
+    ids = torch.arange(20)[None]
+    logits = [
+        load_model(locate(f"{again.model}+{path}"), dtype=torch.float32, device="cpu")(ids).logits
+        for path in (first.path, second.path)
+    ]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kl_term_holds_the_policy_to_its_reference(make_grpo: Make, tmp_path: Path) -> None:
+    found = {}
+    for kl in (0.0, 5.0):
+        config = make_grpo(kl=kl, kl_estimator="k2", steps=12, lr=1e-2, output=tmp_path / f"kl{kl}", seed=3)
+        run_grpo(config)
+        rows = read_metrics(config.output / "metrics.jsonl")
+        assert ("kl" in rows[0]) == (kl > 0)
+        found[kl] = rows[-1]["reward"] - rows[0]["reward"]
+    assert found[5.0] < found[0.0]
+
+
+@pytest.mark.parametrize("place", ["loss", "reward"])
+def test_a_reference_that_follows_starts_at_no_divergence_again(
+    make_grpo: Make, tmp_path: Path, place: str
+) -> None:
+    config = make_grpo(kl=0.1, kl_place=place, reference_every=2, steps=5, lr=1e-2, output=tmp_path / place)
+    run_grpo(config)
+    rows = read_metrics(config.output / "metrics.jsonl")
+    if place == "loss":
+        assert [row["kl"] < 1e-9 for row in rows] == [True, False, True, False, True]
+
+
+def test_further_draws_replace_groups_without_signal(make_grpo: Make) -> None:
+    config = make_grpo(rewards="train.rl.test_grpo_run:rarely=1", refills=3, steps=2, algorithm="dapo")
+    run_grpo(config)
+    rows = rollouts(config)
+    assert {row["refill"] for row in rows} - {0}
+    for row in read_metrics(config.output / "metrics.jsonl"):
+        assert row["groups"] > config.problems_per_step
+        assert row["learned_groups"] >= config.problems_per_step - row["without_signal"]
+
+
+def rarely(attempt: Any) -> float:
+    """Half of the problems give no signal, whatever is answered."""
+    return 0.0 if len(attempt.problem.id) % 2 else float(len(attempt.text) % 2)
+
+
+def test_the_first_rollouts_stop_a_run_that_would_be_wasted(make_grpo: Make, tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"cut at the token limit(.|\n)*--max-tokens"):
+        run_grpo(make_grpo(allow_truncated=0.5, output=tmp_path / "cut"))
+    with pytest.raises(PreflightError, match=r"no signal(.|\n)*too hard(.|\n)*--allow-no-signal"):
+        run_grpo(make_grpo(rewards="accuracy=1", allow_no_signal=0.9, output=tmp_path / "hard"))
+    stopped = make_grpo(rewards="accuracy=1", allow_no_signal=1.0, output=tmp_path / "hard", resume=True)
+    assert run_grpo(stopped).steps == 3, "the flag and --resume let it through"
+
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["bethink.train.grpo", "matplotlib.figure"])
+
+
+def _run(config_json: str, errors: str) -> None:
+    torch.set_num_threads(1)
+    with open(errors, "w", encoding="utf-8") as handle:
+        os.dup2(handle.fileno(), 2)
+        run_grpo(GRPOConfig.model_validate_json(config_json))
+
+
+def _start(config: GRPOConfig) -> ForkServerProcess:
+    process = _PROCESSES.Process(
+        target=_run, args=(config.model_dump_json(), str(config.output.with_suffix(".err")))
+    )
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"kl": 0.1, "reference_every": 3, "full": True, "updates_per_step": 2}]
+)
+def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
+    make_grpo: Make, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    settings = {"steps": 12, "checkpoint_every": 2, "modes": "on=0.5,both=0.5", "refills": 1, **changes}
+    whole = make_grpo(output=tmp_path / "whole", **settings)
+    straight = _start(whole)
+    killed = make_grpo(output=tmp_path / "killed", **settings)
+    process = _start(killed)
+    metrics, wanted = killed.output / "metrics.jsonl", random.randint(1, 7)
+    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < wanted:
+        assert process.is_alive(), killed.output.with_suffix(".err").read_text()
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    resumed = _start(killed.model_copy(update={"resume": True}))
+    for config, run in ((whole, straight), (killed, resumed)):
+        run.join(timeout=200)
+        assert run.exitcode == 0, config.output.with_suffix(".err").read_text()
+    product = "model/model.safetensors" if killed.full else "adapter/adapter_model.safetensors"
+    for name in (product, "rollouts.jsonl", "train-problems.jsonl"):
+        assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes(), name
+    rows = [
+        [
+            {k: v for k, v in row.items() if k not in TIMING}
+            for row in read_metrics(c.output / "metrics.jsonl")
+        ]
+        for c in (killed, whole)
+    ]
+    assert rows[0] == rows[1]
