@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,8 @@ def test_json_holds_every_finding() -> None:
     report = json.loads(run("--json").stdout)
     assert report["ready"] is True
     assert {"section", "name", "value", "state", "fix"} == set(report["findings"][0])
-    assert {f["section"] for f in report["findings"]} == {"machine", "disk", "packages", "devices", "models"}
+    sections = {"machine", "disk", "packages", "devices", "models", "code"}
+    assert {f["section"] for f in report["findings"]} == sections
 
 
 def test_what_is_missing_or_worth_knowing_comes_with_a_way_to_mend_it() -> None:
@@ -119,6 +122,28 @@ def test_little_memory_and_no_gpu_are_told_against_the_recipes_needs(monkeypatch
         if f.section == "devices" and f.name not in ("cpu", "compiled operations")
     )
     assert gpu.state is not State.OK or machine.best_device() == "cuda"
+
+
+@pytest.mark.usefixtures("easy")
+def test_without_bubblewrap_there_is_a_way_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = json.loads(run("--json").stdout)
+    assert report["ready"] is True  # nothing but coding problems needs it
+    (sandbox,) = [f for f in report["findings"] if f["section"] == "code"]
+    assert sandbox["state"] == "note"
+    assert "install bubblewrap" in sandbox["fix"]
+
+
+@pytest.mark.usefixtures("easy")
+def test_the_layers_of_the_sandbox_are_tried() -> None:
+    if shutil.which("bwrap") is None:
+        if os.environ.get("BETHINK_REQUIRE_SANDBOX"):
+            pytest.fail("the sandbox is required here: there is no bubblewrap")
+        pytest.skip("there is no bubblewrap")
+    sandbox = next(f for f in json.loads(run("--json").stdout)["findings"] if f["section"] == "code")
+    assert sandbox["state"] == "ok"
+    for layer in ("network", "memory", "processes", "system calls", "clock"):
+        assert layer in sandbox["value"]
 
 
 def test_an_unreachable_hub_is_worth_knowing_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,77 @@ LAYOUTS = [
         "def f(): …",
         "code",
     ),
+    (
+        "leetcode",
+        {
+            "task_id": "two-sum",
+            "prompt": "from typing import *",
+            "query": "Find two.",
+            "starter_code": "class Solution:\n    def twoSum(self, nums): ",
+            "entry_point": "Solution().twoSum",
+            "test": "def check(candidate): …",
+            "completion": "class Solution: …",
+        },
+        "Find two.\n\nBegin with this code:\n\n```python\nclass Solution:\n    def twoSum(self, nums):\n```",
+        "class Solution: …",
+        "code",
+    ),
+    (
+        "leetcode",
+        {
+            "problem_description": "Find one.",
+            "entry_point": "one",
+            "input_output": [{"input": "x = 1", "output": "1"}],
+        },
+        "Find one.",
+        "",
+        "code",
+    ),
+    (
+        "apps",
+        {
+            "problem_id": 1,
+            "question": "Add.\n",
+            "solutions": '["print(1)"]',
+            "input_output": '{"inputs": ["1"], "outputs": ["1"]}',
+            "starter_code": "",
+        },
+        "Add.\n\nWrite a program that reads standard input and writes standard output.",
+        "print(1)",
+        "code",
+    ),
+    (
+        "taco",
+        {
+            "question": "Add.",
+            "input_output": '{"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}',
+            "starter_code": "def add(a, b):\n\t",
+        },
+        "Add.\n\nBegin with this code:\n\n```python\ndef add(a, b):\n```",
+        "",
+        "code",
+    ),
+    (
+        "codecontests",
+        {
+            "name": "1_A",
+            "description": "Echo.",
+            "public_tests": {"input": ["a"], "output": ["a"]},
+            "private_tests": {"input": ["b"], "output": ["b"]},
+        },
+        "Echo.\n\nWrite a program that reads standard input and writes standard output.",
+        "",
+        "code",
+    ),
+]
+
+BAD_CODE_ROWS = [
+    ("leetcode", {"query": "x", "entry_point": "Solution().f().g", "test": "…"}, "entry_point"),
+    ("leetcode", {"query": "x", "entry_point": "f"}, "input_output"),
+    ("leetcode", {"query": "x", "entry_point": "f", "input_output": "[1"}, "not valid JSON"),
+    ("apps", {"question": "x", "input_output": ""}, "not valid JSON"),
+    ("apps", {"question": "x", "input_output": '{"inputs": ["1"], "outputs": []}'}, "as many outputs"),
+    ("codecontests", {"description": "x"}, "as many outputs"),
 ]
 
 
@@ -184,6 +255,12 @@ def test_parquet_says_the_same_as_json_lines(tmp_path, layout, row, question, an
 
 def test_every_named_layout_is_covered_here():
     assert set(MAPPINGS) == {layout for layout, *_ in LAYOUTS} | {"gpqa"}
+
+
+@pytest.mark.parametrize(("layout", "row", "message"), BAD_CODE_ROWS)
+def test_a_coding_problem_without_tests_is_named(tmp_path, layout, row, message):
+    with pytest.raises(DataError, match=message):
+        load_problems(write(tmp_path / "rows.jsonl", [row]), layout)
 
 
 def test_gpqa_shuffles_by_the_question_alone(tmp_path):

@@ -41,7 +41,7 @@ def doctor(
             where="--recipe",
             fix=f"choose {guess or ' or '.join(NEEDS)}",
         )
-    findings = examine(recipe, network=network)
+    findings = [*examine(recipe, network=network), *_code_sandbox()]
     missing = [finding for finding in findings if finding.state is State.MISSING]
     measured = _measure(model, device) if bench else None
     if json:
@@ -52,6 +52,29 @@ def doctor(
             _print_speed(measured, model)
     if missing:
         raise typer.Exit(1)
+
+
+def _code_sandbox() -> list[Finding]:
+    """Whether programs that a model wrote can be run in a sandbox here, and which of its layers hold."""
+    from bethink.core.errors import PreflightError
+    from bethink.models.checkup import Finding, State
+    from bethink.verify.code.layers import self_test
+    from bethink.verify.code.sandbox import bubblewrap_version
+
+    section, version = "code", bubblewrap_version()
+    if version is None:
+        value, fix = "no bubblewrap: coding problems are not graded", "apt-get install bubblewrap"
+        return [Finding(section, "sandbox", value, State.NOTE, fix)]
+    try:
+        layers = self_test()
+    except PreflightError as error:
+        return [Finding(section, "sandbox", f"{version}: {error.what}", State.NOTE, error.fix)]
+    held = [layer.name for layer in layers if layer.active]
+    findings = [Finding(section, "sandbox", f"{version}; holds: {', '.join(held)}")]
+    for layer in layers:
+        if not layer.active:
+            findings.append(Finding(section, layer.name, f"not active ({layer.detail})", State.NOTE))
+    return findings
 
 
 def _measure(model: str, device: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, UnsafeCode
 
 
 def eval(
@@ -72,6 +72,7 @@ def eval(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in --output.")
     ] = False,
+    unsafe_code: UnsafeCode = False,
 ) -> None:
     """Ask a model problems with thinking on and off, grade its answers, and count what it cost."""
     from bethink.core.config import validate
@@ -110,6 +111,7 @@ def eval(
         "device": device,
         "workers": workers,
         "resume": resume,
+        "unsafe_code": unsafe_code,
         **sampling,
     }
     tags = {"think_open": think_open, "think_close": think_close}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bethink.cli.options import UnsafeCode
+
 if TYPE_CHECKING:
     from bethink.verify.grade_file import Summary
 
@@ -19,7 +21,7 @@ def grade(
     grader: Annotated[
         str | None,
         typer.Option(
-            help="For rows without a grader: math, choice, exact, numeric or a reasoning-gym generator."
+            help="For rows without a grader: math, choice, exact, numeric, code or a reasoning-gym generator."
         ),
     ] = None,
     workers: Annotated[
@@ -38,6 +40,7 @@ def grade(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run of the same options.")
     ] = False,
+    unsafe_code: UnsafeCode = False,
 ) -> None:
     """Grade outputs made elsewhere: adds verdict, extracted and detail to every row.
 
@@ -55,6 +58,7 @@ def grade(
         timeout=timeout,
         overwrite=overwrite,
         resume=resume,
+        unsafe_code=unsafe_code,
     )
     _print(summary)
     if not summary.rejected:

@@ -19,6 +19,13 @@ Dtype = Annotated[
     str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")]
+UnsafeCode = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-code",
+        help="Run programs that a model wrote even where there is no sandbox: they can read and delete your files.",
+    ),
+]
 
 
 def read_mode(thinking: str) -> Mode:

@@ -43,6 +43,7 @@ class EvalConfig(StrictModel):
     toggle:      how the model is told the mode; think_open, think_close: the tags of its think block.
     slots:       completions that the native engine decodes at once; dtype, device: of the model on this machine (by default what suits
                  the machine); workers: grading processes (None: one a core).
+    unsafe_code: run programs that a model wrote even where there is no sandbox for them.
     """
 
     output: Path
@@ -74,6 +75,7 @@ class EvalConfig(StrictModel):
     device: str | None = None
     workers: int | None = Field(default=None, ge=1)
     resume: bool = False
+    unsafe_code: bool = False
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -25,6 +26,7 @@ from bethink.evaluate.plan import Item, Key, question_of
 from bethink.evaluate.samples import Row, append, key_of, make_row
 from bethink.models.machine import cores
 from bethink.models.speed import of_the_floor
+from bethink.verify.code.pool import Sandboxes
 from bethink.verify.grade import grade
 from bethink.verify.pool import WorkerPool
 from bethink.verify.verdict import Outcome
@@ -57,10 +59,11 @@ def draw(
         open(samples, "a", encoding="utf-8") as file,
         Progress("evaluating", total, unit="completions", done=already) as progress,
         WorkerPool(workers) as pool,
+        _sandboxes(config, items, workers) as sandboxes,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         meter.begin(progress, floor_of(dialogue))
-        desk = _Desk(config, file, progress, pool, graders)
+        desk = _Desk(config, file, progress, pool, graders, sandboxes)
         try:
             for mode in config.modes:
                 asked = [(item, question_of(item, config)) for item in items if item.mode is mode]
@@ -73,6 +76,15 @@ def draw(
         finally:
             desk.finish()
     return desk.finished
+
+
+def _sandboxes(
+    config: EvalConfig, items: Sequence[Item], workers: int
+) -> AbstractContextManager[Sandboxes | None]:
+    """Where programs run, if any of the problems asks for one."""
+    if not any(item.problem.grader == "code" for item in items):
+        return nullcontext()
+    return Sandboxes(workers, unsafe=config.unsafe_code)
 
 
 def _ask(
@@ -119,6 +131,7 @@ class _Desk:
         progress: Progress,
         pool: WorkerPool,
         graders: ThreadPoolExecutor,
+        sandboxes: Sandboxes | None = None,
     ) -> None:
         self.finished: dict[Key, Row] = {}
         self._config = config
@@ -126,6 +139,7 @@ class _Desk:
         self._progress = progress
         self._pool = pool
         self._graders = graders
+        self._sandboxes = sandboxes
         self._graded: SimpleQueue[Future[Row]] = SimpleQueue()
         self._right = 0
 
@@ -157,6 +171,7 @@ class _Desk:
             truncated=reply.finish_reason is FinishReason.LENGTH,
             opened=reply.opened,
             pool=self._pool,
+            sandboxes=self._sandboxes,
             think=self._config.think,
         )
         return make_row(item, question, reply, verdict, self._config)

@@ -17,7 +17,7 @@ class Problem:
     id:       unique within its task and stable between runs.
     task:     the name of the source it came from ("chain_sum", "gsm8k", ...).
     messages: the conversation that asks it; no toggle in it (that is added when it is rendered).
-    answer:   the reference answer as text, as the grader wants it.
+    answer:   the reference answer as text, as the grader wants it (of a coding problem a solution, or nothing).
     grader:   "math" | "choice" | "exact" | "numeric" | "reasoning_gym" | "code".
     meta:     what the grader or a report needs beside the answer (choices, difficulty, subject, the reasoning-gym entry).
     """

@@ -1,7 +1,8 @@
 """One completion against one reference answer: the verdict.
 
 Takes the answer out of the completion (`extract`), hands it to the grader the problem names, and keeps the model's failures apart from
-ours. Exact comparison happens in this process; what may hang or crash goes to a `WorkerPool`.
+ours. Exact comparison happens in this process; what may hang or crash goes to a `WorkerPool`,
+programs to `Sandboxes`.
 
 truncated or not: a completion cut at the token limit is judged when it had committed to an answer by then, else it is `truncated`; one
 that ended by itself without an answer is `no_answer`.
@@ -19,11 +20,13 @@ from bethink.chat.parse import Status
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat
 from bethink.tasks.problem import Problem
 from bethink.verify import choice, exact, gym, math
+from bethink.verify.code import grader as code
+from bethink.verify.code.pool import Sandboxes, shared_sandboxes
 from bethink.verify.extract import Commitment, answer_text, committed
 from bethink.verify.pool import DEFAULT_TIMEOUT, Done, WorkerPool, in_order, shared_pool
 from bethink.verify.verdict import Outcome, Verdict
 
-KNOWN_GRADERS = ("math", "choice", "exact", "numeric", "reasoning_gym")
+KNOWN_GRADERS = ("math", "choice", "exact", "numeric", "reasoning_gym", "code")
 """The graders by name; any other name is a reasoning-gym generator's."""
 
 _AHEAD_PER_WORKER = 64
@@ -33,8 +36,8 @@ _AHEAD_PER_WORKER = 64
 class GradeItem:
     """One completion to grade.
 
-    answer: the reference answer; output: the completion's text without its end-of-turn token; grader: one of KNOWN_GRADERS or a
-    generator's name; meta: what the grader wants beside (choices, tolerance, the reasoning-gym entry); truncated: the completion was
+    answer: the reference answer (of a coding problem nothing is made of it); output: the completion's text without its end-of-turn token; grader: one of KNOWN_GRADERS or a
+    generator's name; meta: what the grader wants beside (choices, tolerance, the reasoning-gym entry, the tests); truncated: the completion was
     cut at the token limit; opened: the prompt opened the think block.
     """
 
@@ -53,10 +56,13 @@ def grade(
     truncated: bool = False,
     opened: bool = False,
     pool: WorkerPool | None = None,
+    sandboxes: Sandboxes | None = None,
     think: ThinkFormat = DEFAULT_FORMAT,
 ) -> Verdict:
-    """The verdict on one completion of a problem. pool: where slow graders run; by default one shared by the whole process."""
-    return grade_item(as_item(problem, output, truncated=truncated, opened=opened), pool=pool, think=think)
+    """The verdict on one completion of a problem. pool: where slow graders run, sandboxes: where programs run; by default one of each
+    shared by the whole process. Raises PreflightError for a program where there is no sandbox."""
+    item = as_item(problem, output, truncated=truncated, opened=opened)
+    return grade_item(item, pool=pool, sandboxes=sandboxes, think=think)
 
 
 def as_item(problem: Problem, output: str, *, truncated: bool = False, opened: bool = False) -> GradeItem:
@@ -68,10 +74,14 @@ def as_item(problem: Problem, output: str, *, truncated: bool = False, opened: b
 
 
 def grade_item(
-    item: GradeItem, *, pool: WorkerPool | None = None, think: ThinkFormat = DEFAULT_FORMAT
+    item: GradeItem,
+    *,
+    pool: WorkerPool | None = None,
+    sandboxes: Sandboxes | None = None,
+    think: ThinkFormat = DEFAULT_FORMAT,
 ) -> Verdict:
     """The verdict on one item."""
-    started = _start(item, think, lambda: pool or shared_pool())
+    started = _start(item, think, lambda: pool or shared_pool(), lambda: sandboxes or shared_sandboxes())
     return started.result() if isinstance(started, Future) else started
 
 
@@ -81,20 +91,31 @@ def grade_many(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     pool: WorkerPool | None = None,
+    sandboxes: Callable[[], Sandboxes] = shared_sandboxes,
     think: ThinkFormat = DEFAULT_FORMAT,
 ) -> Iterator[Verdict]:
     """The verdicts in the items' order; items are read as they are needed. workers: default all cores; timeout: seconds for one item
-    that needs a worker. pool: used instead of one of its own, and left open."""
+    that needs a worker. pool: used instead of one of its own, and left open; sandboxes: gives those for programs, asked when
+    the first program is to be run."""
     with nullcontext(pool) if pool else WorkerPool(workers, timeout=timeout) as workers_pool:
         ahead = _AHEAD_PER_WORKER * workers_pool.workers
-        yield from in_order(items, lambda item: _start(item, think, lambda: workers_pool), ahead=ahead)
+        yield from in_order(
+            items, lambda item: _start(item, think, lambda: workers_pool, sandboxes), ahead=ahead
+        )
 
 
-def _start(item: GradeItem, think: ThinkFormat, pool: Callable[[], WorkerPool]) -> Verdict | Future[Verdict]:
+def _start(
+    item: GradeItem,
+    think: ThinkFormat,
+    pool: Callable[[], WorkerPool],
+    sandboxes: Callable[[], Sandboxes],
+) -> Verdict | Future[Verdict]:
     """The verdict, or the future of one where a worker has to be asked."""
     text, status = answer_text(item.output, think=think, opened=item.opened)
     if status is Status.UNCLOSED:
         return _missing(item, "the thinking never ended")
+    if item.grader == "code":
+        return code.judge(text, item.meta, sandboxes, truncated=item.truncated)
     if item.grader == "choice":
         return choice.judge(item.answer, text, item.meta, truncated=item.truncated) or _missing(
             item, "no letter committed"
@@ -115,8 +136,6 @@ def _start(item: GradeItem, think: ThinkFormat, pool: Callable[[], WorkerPool]) 
             return _later(
                 pool().submit(math.JOB, item.answer, found.text), lambda done: math.conclude(found.text, done)
             )
-        case "code":
-            return Verdict(Outcome.GRADER_ERROR, found.text, "there is no grader named code")
         case _:
             return _by_generator(item, found, pool)
 

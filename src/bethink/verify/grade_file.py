@@ -11,9 +11,10 @@ import hashlib
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,8 @@ from bethink import __version__
 from bethink.core.console import Progress, warn
 from bethink.core.errors import ConfigError, DataError, OutputError
 from bethink.core.files import claim_output, dump_line, explain_os_errors, only_process, read_jsonl
+from bethink.verify.code.pool import Sandboxes
+from bethink.verify.code.sandbox import Limits
 from bethink.verify.grade import GradeItem, grade_many
 from bethink.verify.grade_row import RowError, RowReader
 from bethink.verify.pool import DEFAULT_TIMEOUT, WorkerPool
@@ -63,16 +66,23 @@ def grade_file(
     timeout: float = DEFAULT_TIMEOUT,
     overwrite: bool = False,
     resume: bool = False,
+    unsafe_code: bool = False,
 ) -> Summary:
-    """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take; overwrite: replace an output
+    """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take; unsafe_code: run programs even where
+    there is no sandbox for them; overwrite: replace an output
     and what is left of an unfinished run; resume: go on with that run.
 
     Raises ConfigError for an unknown `grader`, DataError for a source that cannot be read, OutputError for an output that exists (without
-    `overwrite`), a run that cannot be resumed, or a disk that cannot be written.
+    `overwrite`), a run that cannot be resumed, or a disk that cannot be written, PreflightError for programs where there is no sandbox.
     """
     _check_paths(source, output, overwrite=overwrite, resume=resume)
     survey = _survey(source)
-    with WorkerPool(workers, timeout=timeout) as pool:
+    with WorkerPool(workers, timeout=timeout) as pool, ExitStack() as stack:
+
+        @cache
+        def sandboxes() -> Sandboxes:
+            return stack.enter_context(Sandboxes(workers, limits=Limits(seconds=timeout), unsafe=unsafe_code))
+
         reader = RowReader(grader, pool)
         if grader is not None:
             try:
@@ -86,12 +96,19 @@ def grade_file(
             "version": __version__,
         }
         with _Unfinished(output, settings, resume=resume) as unfinished:
-            summary = _grade(source, survey.lines, reader, pool, unfinished)
+            summary = _grade(source, survey.lines, reader, pool, sandboxes, unfinished)
             unfinished.finish(summary.rejected > 0)
     return summary
 
 
-def _grade(source: Path, lines: int, reader: RowReader, pool: WorkerPool, unfinished: _Unfinished) -> Summary:
+def _grade(
+    source: Path,
+    lines: int,
+    reader: RowReader,
+    pool: WorkerPool,
+    sandboxes: Callable[[], Sandboxes],
+    unfinished: _Unfinished,
+) -> Summary:
     """Grade what is not finished yet of the source's lines."""
     summary = Summary()
     for row in unfinished.finished_rows():
@@ -117,7 +134,7 @@ def _grade(source: Path, lines: int, reader: RowReader, pool: WorkerPool, unfini
                     yield item
 
         try:
-            for verdict in grade_many(items(), pool=pool):
+            for verdict in grade_many(items(), pool=pool, sandboxes=sandboxes):
                 found = {
                     "verdict": verdict.outcome,
                     "extracted": verdict.extracted,

@@ -13,6 +13,7 @@ from typing import Any
 from bethink.core.config import nearest
 from bethink.core.numbers import decimal_text
 from bethink.verify import exact, gym
+from bethink.verify.code.tasks import TaskError, read_task
 from bethink.verify.grade import KNOWN_GRADERS, GradeItem
 from bethink.verify.pool import WorkerPool
 
@@ -52,7 +53,7 @@ class RowReader:
             raise RowError("no `grader`: add the column, or pass --grader")
         self.check_grader(name)
         return row, GradeItem(
-            answer=_answer(row),
+            answer=_answer(row) if name != "code" else str(row.get("answer") or ""),
             output=_column(row, "output", str),
             grader=name,
             meta=_meta(row, name),
@@ -126,5 +127,10 @@ def _meta(row: Mapping[str, Any], grader: str) -> dict[str, Any]:
         try:
             exact.tolerances(meta)
         except ValueError as error:
+            raise RowError(str(error)) from None
+    if grader == "code":
+        try:
+            read_task(meta)
+        except TaskError as error:
             raise RowError(str(error)) from None
     return meta

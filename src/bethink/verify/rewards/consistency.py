@@ -52,7 +52,7 @@ def language(*, target: str = "") -> Reward:
         )
 
     def judge(group: Sequence[Attempt]) -> list[Part]:
-        wanted = target or (_language_of(group[0].problem.question) if group else None)
+        wanted = target or (language_of(group[0].problem.question) if group else None)
         return [Part(1.0 if wanted is None else share_in(_said(attempt), wanted)) for attempt in group]
 
     return judge
@@ -63,7 +63,7 @@ def share_in(text: str, target: str) -> float:
     right = total = 0
     for script, words in _pieces(text):
         count = sum(map(len, words)) if script in _LONG else len(words)
-        found = _language_of(" ".join(words))
+        found = language_of(" ".join(words))
         if found is None:
             # Too short to tell; but what is in other letters than the target's is not of it.
             if script == _script_of_language(target):
@@ -98,7 +98,8 @@ def _script_of_language(code: str) -> str:
     return next((script for script, codes in _SCRIPTS.items() if code in codes), "LATIN")
 
 
-def _language_of(text: str) -> str | None:
+def language_of(text: str) -> str | None:
+    """The ISO 639 code of the language of `text`; None where it is too short or too mixed to tell."""
     found = _judge().judge(text)
     return found.code if found and found.score >= CERTAIN else None
 
