@@ -209,10 +209,11 @@ def test_the_prompted_variant_asks_but_keeps_the_question(tiny_model_dir, tmp_pa
 
 
 def test_a_grader_that_does_not_exist_is_refused_before_the_model_is_loaded(tiny_model_dir, tmp_path):
-    path = tmp_path / "mbpp.jsonl"
-    path.write_text(json.dumps({"text": "Write f.", "test_list": ["assert f()"]}) + "\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="no grader `code`"):
-        run_eval(EvalConfig(**options(tiny_model_dir, tmp_path / "out", tasks=[f"{path}:mbpp"])))
+    path = tmp_path / "essays.jsonl"
+    row = {"question": "Why?", "answer": "So.", "grader": "essay"}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no grader `essay`"):
+        run_eval(EvalConfig(**options(tiny_model_dir, tmp_path / "out", tasks=[f"{path}:plain"])))
 
 
 def test_a_wrong_model_leaves_the_output_free(tiny_model_dir, tmp_path):

@@ -63,6 +63,11 @@ def compose(thinking: str, answer: str, think: ThinkFormat = DEFAULT_FORMAT) -> 
     return f"{think.open}\n{thinking}\n{think.close}\n\n{answer}"
 
 
+def canonical(parsed: Parsed) -> str:
+    """A completion that was taken apart, as one text with the usual tags and in canonical form."""
+    return parsed.answer if parsed.thinking is None else compose(parsed.thinking, parsed.answer)
+
+
 def retagged(text: str, think: ThinkFormat) -> str:
     """`text` with the usual tags turned into those of `think`; tags that are there already stay."""
     return text.replace(DEFAULT_FORMAT.open, think.open).replace(DEFAULT_FORMAT.close, think.close)

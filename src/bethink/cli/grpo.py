@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle
+from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, UnsafeCode
 
 _RUN, _REWARD, _LOSS, _DRAW, _TRAIN, _MACHINE, _ALLOW = (
     "The run",
@@ -173,6 +173,7 @@ def grpo(
         int, typer.Option(help="Steps between checkpoints; 0: only at the end.", rich_help_panel=_MACHINE)
     ] = 10,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.", rich_help_panel=_MACHINE)] = 2,
+    unsafe_code: UnsafeCode = False,
     allow_truncated: Annotated[
         float,
         typer.Option(help="Share of the first completions that may be cut.", rich_help_panel=_ALLOW),

@@ -19,6 +19,7 @@ VERBS = {
     "doctor": "What this machine has, what is missing, and how to get it.",
     "models": "List and fetch the built-in models.",
     "curate": "Raw post-training rows in, a clean curriculum out.",
+    "sample": "A model's own answers, graded and filtered, as training rows.",
     "sft": "Fine-tune the thinking toggle (LoRA or all weights).",
     "grpo": "Reinforcement learning with verifiable rewards.",
     "grade": "Grade outputs made elsewhere.",

@@ -21,34 +21,41 @@ from bethink.evaluate.contamination import training_files
 from bethink.evaluate.draw import TIMING, TokenMeter, draw, paces
 from bethink.evaluate.plan import Plan, make_plan
 from bethink.evaluate.results import summarize
-from bethink.evaluate.samples import SAMPLES, kept_rows, rewrite
+from bethink.evaluate.samples import SAMPLES, Row, kept_rows, rewrite
 from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
 from bethink.models.locate import locate
 from bethink.models.machine import resolve_device
+from bethink.tasks.problem import Problem
+from bethink.verify.code.pool import require_sandbox
 from bethink.verify.grade import KNOWN_GRADERS
 
-FREE = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env"}
+FREE = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env", "unsafe_code"}
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """rows: the results, one a task and mode; samples, results: the files written."""
+    """rows: the results, one a task and mode; samples, results: the files written; problems: what was asked; answers: the rows of
+    `samples`, in order."""
 
     rows: list[dict[str, Any]]
     samples: Path
     results: Path
+    problems: list[Problem]
+    answers: list[Row]
 
 
 def run_eval(config: EvalConfig) -> EvalResult:
     """Evaluate and write `samples.jsonl` and `results.json` in `config.output`.
 
-    Raises OutputError for an output that is in use, ConfigError or DataError for tasks, ModelError, TemplateError or EndpointError for
+    Raises OutputError for an output that is in use, ConfigError or DataError for tasks, PreflightError for coding problems without a sandbox, ModelError, TemplateError or EndpointError for
     whoever answers. What was finished by then, or at Ctrl-C, stays in samples.jsonl for `resume`.
     """
     if config.model_spec is not None:
         locate(config.model_spec)  # a model that is not there is said before the problems are made
         resolve_device(config.device)
     plan = make_plan(config, sorted(KNOWN_GRADERS))
+    if any(item.problem.grader == "code" for item in plan.items):
+        require_sandbox(unsafe=config.unsafe_code)
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
     for task, dropped in plan.dropped.items():
         if counts := {reason: count for reason, count in dropped.items() if count}:
@@ -67,11 +74,13 @@ def run_eval(config: EvalConfig) -> EvalResult:
         except BethinkError:
             _free_if_empty(config.output)
             raise
-    rewrite(samples, (done[item.key] for item in plan.items))
+    answers = [done[item.key] for item in plan.items]
+    rewrite(samples, answers)
     results = config.output / "results.json"
-    rows = summarize([done[item.key] for item in plan.items], model=name, speed=paces(config.output))
+    rows = summarize(answers, model=name, speed=paces(config.output))
     write_json(results, _document(config, plan, name, rows))
-    return EvalResult(rows, samples, results)
+    problems = {(item.problem.task, item.problem.id): item.problem for item in plan.items}
+    return EvalResult(rows, samples, results, list(problems.values()), answers)
 
 
 def _fingerprint(config: EvalConfig) -> dict[str, Any]:

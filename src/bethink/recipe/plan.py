@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,32 @@ def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True, hours=hours, rate=rate)
 
 
+def _sample(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    """What an evaluation of the same size takes; how many rows are left cannot be told."""
+    return replace(_eval(one, assume, before), uses="sample")
+
+
+def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    rollouts = config.steps * config.batch_size
+    what = f"{config.algorithm}, {config.steps:,} steps of {config.problems_per_step} problems × {config.group_size} completions"
+    hours = None
+    sampled, trained = sampling_rate(config, assume, config.batch_size), training_rate(config, assume)
+    if sampled and trained and assume.tokens_per_completion:
+        tokens = rollouts * assume.tokens_per_completion
+        hours = tokens * (1 / sampled.tokens_per_second + 1 / trained.tokens_per_second) / 3600
+    return Estimate(
+        one.stage.name,
+        "grpo",
+        what,
+        rollouts,
+        rollouts * config.max_tokens,
+        at_most=True,
+        hours=hours,
+        rate=sampled,
+    )
+
+
 def _task(spec: str) -> str:
     """A task's short name: the generator's, or the layout of a file or hub data set."""
     head, _, rest = spec.partition(":")
@@ -153,6 +179,8 @@ _ESTIMATES = {
     "synthesize": _synthesize,
     "curate": _curate,
     "sft": _sft,
+    "grpo": _grpo,
+    "sample": _sample,
     "eval": _eval,
     "compare": _compare,
     "report": _report,
@@ -186,6 +214,8 @@ def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Path
         text += f"\nNot here yet: {', '.join(map(str, missing))}."
     for uses, work, per, mean in (
         ("sft", "Training", "sample", assume.tokens_per_sample),
+        ("grpo", "Reinforcement learning", "completion", assume.tokens_per_completion),
+        ("sample", "Sampling", "completion", assume.tokens_per_completion),
         ("eval", "Evaluation", "completion", assume.tokens_per_completion),
     ):
         told = [line for line in lines if line.uses == uses and line.hours]

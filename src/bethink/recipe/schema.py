@@ -21,7 +21,7 @@ from bethink.core.config import Path_, StrictModel, load_yaml, nearest, parse_ya
 from bethink.core.errors import ConfigError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
-StageUse = Literal["synthesize", "curate", "sft", "eval", "compare", "report"]
+StageUse = Literal["synthesize", "curate", "sft", "grpo", "sample", "eval", "compare", "report"]
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 _TOP_LEVEL = ("name", "description", "seed", "vars", "stages", "assume")
 

@@ -93,6 +93,20 @@ KINDS: dict[str, StageKind] = {
         reads=("model", "data", "eval_data"),
         deciding=_all_but("train.config", "FREE"),
     ),
+    "grpo": StageKind(
+        config=_config("train.rl.config", "GRPOConfig"),
+        run=_run("train.grpo", "run_grpo"),
+        product=lambda folder, config: folder / ("model" if config.full else "adapter"),
+        reads=("model", "adapter", "tasks", "pass_rates"),
+        deciding=_all_but("train.rl.config", "FREE"),
+    ),
+    "sample": StageKind(
+        config=_config("sample.config", "SampleConfig"),
+        run=_run("sample.run", "run_sample"),
+        product=lambda folder, _: folder,
+        reads=("model", "adapter", "tasks", "exclude"),
+        deciding=_all_but("evaluate.runner", "FREE"),
+    ),
     "eval": StageKind(
         config=_config("evaluate.config", "EvalConfig"),
         run=_run("evaluate.runner", "run_eval"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,11 @@ from bethink.train.rl.method import GRPOMethod, Plan
 from bethink.train.rl.plot import plot_run
 from bethink.train.rl.preflight import FirstBatch, Thresholds
 from bethink.train.rl.reference import Reference
-from bethink.train.rl.rollouts import Sampler
+from bethink.train.rl.rollouts import Graders, Sampler
 from bethink.train.rl.watch import Watch
 from bethink.train.rollout_page import write_rollout_page
 from bethink.train.sft import default_capacity
+from bethink.verify.code.pool import Sandboxes, require_sandbox, shared_sandboxes
 from bethink.verify.pool import WorkerPool
 from bethink.verify.rewards.compose import Rewards
 
@@ -98,17 +100,19 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
         return _result(product)
     write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
     problems, curriculum = _curriculum(config)
+    if any(problem.grader == "code" for problem in problems):
+        require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     _write_problems(problems, config.output)
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
     model, masters, lora = _load(config, located, device)
     prove_head(model)
-    method = _method(config, model, problems, curriculum, renderer, rewards, device)
     shared = config.model_dump(include=set(LoopConfig.model_fields) - {"eval_every"})
     try:
-        with method.sampler.pool:
+        with WorkerPool(config.workers) as pool, _sandboxes(config, problems) as sandboxes:
+            graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(
                 model,
-                method,
+                _method(config, model, problems, curriculum, renderer, rewards, graders, device),
                 LoopConfig(eval_every=0, **shared),
                 config.output,
                 masters=masters,
@@ -135,6 +139,7 @@ def _method(
     curriculum: Curriculum,
     renderer: Renderer,
     rewards: Rewards,
+    graders: Graders,
     device: torch.device,
 ) -> GRPOMethod:
     objective = config.objective
@@ -143,7 +148,7 @@ def _method(
         dialogue=LocalDialogue(engine, renderer, floor_seconds=engine.floor_seconds),
         problems=problems,
         rewards=rewards,
-        pool=WorkerPool(config.workers),
+        graders=graders,
         modes=config.modes,
         group_size=config.group_size,
         max_tokens=config.max_tokens,
@@ -175,6 +180,13 @@ def _method(
         reference=Reference(model, config.reference_every) if objective.kl else None,
         floor=StepFloor.of(model, speed) if speed else None,
     )
+
+
+def _sandboxes(config: GRPOConfig, problems: Sequence[Problem]) -> AbstractContextManager[Sandboxes | None]:
+    """Where programs run, if any of the problems asks for one."""
+    if not any(problem.grader == "code" for problem in problems):
+        return nullcontext()
+    return Sandboxes(config.workers, unsafe=config.unsafe_code)
 
 
 def _curriculum(config: GRPOConfig) -> tuple[list[Problem], Curriculum]:

@@ -1,7 +1,7 @@
 """What the page shows, gathered from what the stages wrote. Everything is optional: a half-finished run has a report too, and the page of
 a run at work is what its files hold at that moment.
 
-Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json (curate), metrics.jsonl (sft), samples.jsonl
+Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json (curate), metrics.jsonl (sft, grpo), samples.jsonl
 (eval), comparison.json (compare).
 """
 
@@ -48,7 +48,7 @@ class Curation:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One sft stage: its options and the lines of its metrics."""
+    """One sft or grpo stage: its options and the lines of its metrics."""
 
     stage: str
     options: dict[str, Any]
@@ -84,6 +84,7 @@ class Story:
     rows: list[dict[str, Any]] = field(default_factory=list)
     curations: tuple[Curation, ...] = ()
     trainings: tuple[Training, ...] = ()
+    reinforcements: tuple[Training, ...] = ()
     pairings: tuple[Pairing, ...] = ()
     examples: tuple[Example, ...] = ()
 
@@ -116,6 +117,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
     planted: dict[str, int] = {}
     curations: list[Curation] = []
     trainings: list[Training] = []
+    reinforcements: list[Training] = []
     pairings: list[Pairing] = []
     evals: dict[str, Path] = {}
     think = DEFAULT_FORMAT
@@ -125,10 +127,11 @@ def collect(run_dir: Path, *, examples: int) -> Story:
             planted = {kind: n for kind, n in read_json(folder / "summary.json")["defects"].items() if n}
         elif record.uses == "curate" and (folder / "report.json").exists():
             curations.append(_curation(record.name, folder, planted))
-        elif record.uses == "sft" and (folder / "metrics.jsonl").exists():
+        elif record.uses in ("sft", "grpo") and (folder / "metrics.jsonl").exists():
             metrics = tuple(read_jsonl(folder / "metrics.jsonl", growing=True))
             if metrics:
-                trainings.append(Training(record.name, record.options, metrics))
+                kind = trainings if record.uses == "sft" else reinforcements
+                kind.append(Training(record.name, record.options, metrics))
         elif record.uses == "compare" and (folder / "comparison.json").exists():
             pairings += _pairings(read_json(folder / "comparison.json"))
         elif record.uses == "eval" and (folder / "samples.jsonl").exists():
@@ -144,6 +147,7 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         rows=read_results(run_dir),
         curations=tuple(curations),
         trainings=tuple(trainings),
+        reinforcements=tuple(reinforcements),
         pairings=tuple(pairings),
         examples=choose_examples(evals, examples, think=think),
     )

@@ -24,6 +24,7 @@ from bethink.curate.report import Report
 from bethink.recipe.report.collect import Stretch
 from bethink.recipe.results import percent
 from bethink.train.plot import epoch_ends, smoothed
+from bethink.train.rl.plot import curves
 
 _VARIABLES = {INK: "--ink", FAINT: "--faint", LINE: "--line", ON: "--on", OFF: "--off", DROPPED: "--drop"}
 _OFF_HATCH = "////"
@@ -262,6 +263,13 @@ def losses(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_above(axes)
         return _svg(figure, f"losses-{stage}", "Training loss by mode, and held-out loss")
+
+
+def reinforcement(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
+    """Reward, pass rate, compliance, length, entropy and divergences by step."""
+    with mpl.rc_context(_STYLE):
+        figure = curves(metrics, columns=2, size=(_WIDTH, 11))
+        return _svg(figure, "reinforcement", f"Reinforcement learning of stage {stage}")
 
 
 def _legend_above(axes: Any) -> None:

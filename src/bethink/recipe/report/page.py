@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -80,6 +81,15 @@ def render(story: Story) -> str:
                 "facts": training_facts(training.metrics),
             }
             for training in story.trainings
+        ],
+        reinforcements=[
+            {
+                "story": stage,
+                "curves": Markup(figures.reinforcement(stage.metrics, stage.stage)),
+                "facts": reinforcement_facts(stage.metrics),
+                "rollouts": f"{stage.stage}/rollouts.html",
+            }
+            for stage in story.reinforcements
         ],
         recipe=yaml.safe_dump(story.manifest.recipe, sort_keys=False, allow_unicode=True, width=100),
     )
@@ -162,4 +172,23 @@ def training_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
     held_out: list[Mapping[str, Any]] = [row for row in metrics if row.get("eval_loss") is not None]
     if held_out:
         facts["held-out loss"] = f"{held_out[-1]['eval_loss']:.4f}"
+    return facts
+
+
+def reinforcement_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
+    """What a reinforcement learning stage came to, in numbers; shares are those of its first and last fifth of steps."""
+    part = max(1, len(metrics) // 5)
+    seconds, tokens = (sum(row[name] for row in metrics) for name in ("seconds", "tokens"))
+    facts = {
+        "steps": f"{metrics[-1]['step']:,}",
+        "completion tokens": f"{tokens:,}",
+        "tokens a second": f"{tokens / seconds:,.0f}" if seconds else "–",
+    }
+    for name, key in (("correct, thinking on", "pass_on"), ("correct, off", "pass_off")):
+        begun, ended = (
+            [row[key] for row in rows if row.get(key) is not None]
+            for rows in (metrics[:part], metrics[-part:])
+        )
+        if begun and ended:
+            facts[name] = f"{percent(fmean(begun))} → {percent(fmean(ended))}"
     return facts

@@ -101,6 +101,7 @@ class GRPOConfig(StrictModel):
     checkpoint_every: int = Field(10, ge=0)
     keep: int = Field(2, ge=1)
 
+    unsafe_code: bool = False
     allow_truncated: float = Field(0.5, ge=0, le=1)
     allow_no_signal: float = Field(0.9, ge=0, le=1)
     allow_ungraded: float = Field(0.05, ge=0, le=1)
@@ -180,6 +181,12 @@ class GRPOConfig(StrictModel):
         )
 
     @property
+    def batch_size(self) -> int:
+        """Completions of a step, as many groups of them as the modes ask for."""
+        groups = sum(share * (2 if mode == "both" else 1) for mode, share in self.modes.items())
+        return round(self.problems_per_step * groups * self.group_size)
+
+    @property
     def lora(self) -> LoRAConfig:
         """A new adapter's settings; alpha is twice the rank unless given."""
         alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
@@ -201,6 +208,6 @@ class GRPOConfig(StrictModel):
 
 
 # Settings that do not decide what is trained, so that a resumed run may change them.
-FREE = frozenset({"output", "resume", "keep", "checkpoint_every", "workers"}) | {
+FREE = frozenset({"output", "resume", "keep", "checkpoint_every", "workers", "unsafe_code"}) | {
     name for name in GRPOConfig.model_fields if name.startswith("allow_")
 }

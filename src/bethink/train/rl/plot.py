@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bethink.train.plot import save_figure, smoothed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 
@@ -28,11 +31,17 @@ def plot_run(rows: Sequence[Row], directory: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
+    save_figure(curves(rows, columns=4, size=(14, 6)), directory, "training")
+
+
+def curves(rows: Sequence[Row], *, columns: int, size: tuple[float, float]) -> Figure:
+    """Eight small plots, so many beside each other. size: of all, in inches."""
     from matplotlib.figure import Figure
 
     rows = [{**row, "idle": row["without_signal"] / max(row["groups"], 1)} for row in rows]
-    figure = Figure(figsize=(14, 6), layout="constrained")
-    for axes, (title, series) in zip(figure.subplots(2, 4).flat, _PANELS, strict=True):
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(_PANELS) // columns, columns)
+    for axes, (title, series) in zip(grid.flat, _PANELS, strict=True):
         for key, label, colour in series:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if points:
@@ -48,4 +57,4 @@ def plot_run(rows: Sequence[Row], directory: Path) -> None:
             axes.set_ylim(0, 1.02)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, directory, "training")
+    return figure

@@ -6,7 +6,7 @@ completions update.py's. The token ids and log-probabilities kept here are the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -16,6 +16,7 @@ from bethink.engine.api import FinishReason
 from bethink.engine.dialogue import LocalDialogue, Question, Reply, Sampling
 from bethink.tasks.problem import Problem
 from bethink.train.rl.config import ModeShares
+from bethink.verify.code.pool import Sandboxes, shared_sandboxes
 from bethink.verify.grade import GradeItem, as_item, grade_many
 from bethink.verify.pool import WorkerPool
 from bethink.verify.rewards.attempt import Attempt
@@ -64,6 +65,14 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Graders:
+    """Where slow graders and where programs run."""
+
+    pool: WorkerPool
+    sandboxes: Callable[[], Sandboxes] = shared_sandboxes
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """How a run samples. Each completion has a random stream of its own, so that a step can be repeated.
 
@@ -73,7 +82,7 @@ class Sampler:
     dialogue: LocalDialogue
     problems: Sequence[Problem]
     rewards: Rewards
-    pool: WorkerPool
+    graders: Graders
     modes: ModeShares
     group_size: int
     max_tokens: int
@@ -107,7 +116,9 @@ class Sampler:
                 )
 
         think = self.dialogue.renderer.think
-        verdicts = list(grade_many(finished(), pool=self.pool, think=think))
+        verdicts = list(
+            grade_many(finished(), pool=self.graders.pool, sandboxes=self.graders.sandboxes, think=think)
+        )
         judged = dict(zip(replies, verdicts, strict=True))
         for place, group in enumerate(groups):
             ids = [f"{place}/{number}" for number in range(self.group_size)]
