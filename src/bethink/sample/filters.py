@@ -140,7 +140,8 @@ def _rate(answers: Sequence[Row]) -> dict[str, object]:
 
 def _share(answers: Sequence[Row]) -> float:
     right = [row["verdict"] == Outcome.CORRECT for row in answers]
-    return round(sum(right) / len(right), 6)
+    share: float = sum(right) / len(right)
+    return round(share, 6)
 
 
 def _length(row: Row) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -356,6 +357,31 @@ def test_a_closed_pool_leaves_nothing_behind() -> None:
         time.sleep(0.05)
     assert alive(below) == []
     assert not any(group.exists() for group in groups)
+
+
+def zombies() -> set[int]:
+    """Ended processes of sandboxes that nobody has taken note of."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and "(bwrap) Z" in (entry / "stat").read_text():
+                found.add(int(entry.name))
+    return found
+
+
+def test_ended_sandboxes_do_not_pile_up_as_zombies() -> None:
+    from conftest import SHORT, open_sandboxes
+
+    before = zombies()
+    with open_sandboxes(SHORT) as own:
+        for _ in range(20):
+            assert probe(own, "def probe(): return True").status is Status.OK
+        assert probe(own, "import time\ndef probe(): time.sleep(100)").status is Status.TIMEOUT
+        assert len(zombies() - before) < 10
+    until = time.monotonic() + 5
+    while (left := zombies() - before) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
 
 
 @pytest.mark.usefixtures("sandboxes")

@@ -20,12 +20,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 _LONGEST_REQUEST = 4096
 _TOLD = 2000
 """Bytes of what a sandbox that did not start had to say."""
 
+_LAST_SECONDS = 2.0
+_ADOPT = 36
 _NEW_MOUNTS, _BIND, _RECURSIVE, _PRIVATE = 0x00020000, 0x1000, 0x4000, 1 << 18
 _STAGED = "{STAGED}"
 _STAGES = ("/mnt", "/media", "/srv", "/opt")
@@ -39,6 +42,9 @@ def serve(settings: dict[str, Any]) -> None:
     null), "staged" (paths that this user could not reach, to be made reachable), "own_place" (each program gets an empty directory to
     work in).
     """
+    if sys.platform == "linux":
+        # What a killed sandbox leaves comes here, and not to a first process that in many containers never looks.
+        ctypes.CDLL(None).prctl(_ADOPT, 1, 0, 0, 0)
     for group in settings["groups"]:
         with open(group, "w", encoding="ascii") as file:
             file.write("0")
@@ -105,6 +111,7 @@ class _House:
 
     def answer(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """What the parent is told."""
+        self._reap()
         try:
             match request["do"]:
                 case "start":
@@ -158,9 +165,25 @@ class _House:
             shutil.rmtree(place, ignore_errors=True)
         return {"code": code, "said": said.decode("utf-8", errors="replace")}
 
+    def _reap(self) -> bool:
+        """Take note of every process that has ended: the sandboxes, and what they left to this process. Says whether any is left."""
+        while True:
+            try:
+                number, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if number == 0:
+                return True
+            if number in self._alive:
+                self._alive[number][0].returncode = os.waitstatus_to_exitcode(status)
+
     def close(self) -> None:
+        """End every sandbox, and wait a moment for what they were made of."""
         for number in list(self._alive):
             self._end(number)
+        until = time.monotonic() + _LAST_SECONDS
+        while self._reap() and time.monotonic() < until:
+            time.sleep(0.005)
 
 
 if __name__ == "__main__":
