@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 import sys
 import weakref
 from pathlib import Path
@@ -71,12 +72,17 @@ def test_the_plain_weights_are_freed() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is read from /proc")
-def test_a_loaded_file_is_not_kept_beside_the_rearranged_weights(tiny_model_dir: Path) -> None:
+def test_a_loaded_file_is_not_kept_beside_the_rearranged_weights(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_model_dir, tmp_path / "model")  # a file that no other test has loaded
+
     def mapped() -> bool:
-        return str(tiny_model_dir / "model.safetensors") in Path("/proc/self/maps").read_text()
+        gc.collect()
+        return str(directory / "model.safetensors") in Path("/proc/self/maps").read_text()
 
     # In the file's number format the weights are views of it.
-    model = load_model(locate(str(tiny_model_dir)), dtype=torch.float32, device="cpu")
+    model = load_model(locate(str(directory)), dtype=torch.float32, device="cpu")
     if not mapped():
         pytest.skip("this transformers reads weights without mapping their file")
     before = logits(model)

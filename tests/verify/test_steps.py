@@ -404,13 +404,16 @@ def test_any_unicode_is_read(text: str) -> None:
 )
 def test_time_grows_with_the_length_of_the_text_and_no_faster(piece: str) -> None:
     def seconds(size: int) -> float:
+        """Of the fastest of some runs: a busy machine slows single ones."""
         text = (piece * size)[: 4 * size] + " = 5"
-        started = time.perf_counter()
-        find_steps(text)
-        return time.perf_counter() - started
+        times = []
+        for _ in range(4):
+            started = time.process_time()
+            find_steps(text)
+            times.append(time.process_time() - started)
+        return min(times)
 
-    seconds(1000)
-    assert seconds(20_000) < 30 * max(seconds(2_000), 0.01)
+    assert seconds(20_000) < 30 * max(seconds(2_000), 0.005)
 
 
 @pytest.mark.parametrize("name", sorted(WORKED))
