@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.seeds import derive_seed
 from bethink.models.prepacked import sampling_weights
+from bethink.train.batch import packed_batches
 from bethink.train.curricula.api import Curriculum
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward, logprobs
@@ -32,7 +33,7 @@ from bethink.train.rl.preflight import FirstBatch
 from bethink.train.rl.reference import Reference
 from bethink.train.rl.rollouts import Group, Sampler
 from bethink.train.rl.summary import summarize
-from bethink.train.rl.update import PolicyBatch, Update
+from bethink.train.rl.update import PolicyBatch, Update, prompt_groups, sampler_logprobs
 from bethink.train.rl.watch import Watch
 
 
@@ -100,7 +101,7 @@ class GRPOMethod:
         self._add_floor(updates)
         self._worst_mismatch = 0.0
         for update in updates:
-            yield update.batches(self.plan.capacity)
+            yield update.batches
 
     def _collect(self, step: int) -> list[Group]:
         """The groups of a step; those without signal are replaced by further draws, as often as the plan allows."""
@@ -130,40 +131,41 @@ class GRPOMethod:
         count = min(self.plan.updates_per_step, len(groups))
         parts = [groups[number::count] for number in range(count)]
         decode = self.sampler.dialogue.renderer.tokenizer.decode
-        longest, cap = self.plan.longest, self.plan.cap
-        return [Update(part, self.objective, decode, longest=longest, cap=cap) for part in parts]
+        plan = self.plan
+        return [
+            Update(part, self.objective, decode, capacity=plan.capacity, longest=plan.longest, cap=plan.cap)
+            for part in parts
+        ]
 
     def _look_ahead(self, updates: Sequence[Update]) -> None:
         """Log-probabilities that are gone once the weights move: of the policy that sampled, for all updates but the first."""
         for number, update in enumerate(updates):
-            packed = update.packed(self.plan.capacity)
             if number:
-                update.old_M = logprobs(self.model, packed, len(update.sampler_M))
+                update.old_M = logprobs(self.model, update.packed, len(update.sampler_M))
             if self.reference is not None and self.objective.kl_in_loss:
                 with self.reference.acting():
-                    update.reference_M = logprobs(self.model, packed, len(update.sampler_M))
+                    update.reference_M = logprobs(self.model, update.packed, len(update.sampler_M))
 
     def _add_floor(self, updates: Sequence[Update]) -> None:
         """What learning from the rollouts takes at least."""
-        for number, update in enumerate(updates if self.floor else ()):
+        if self.floor is None:
+            return
+        for number, update in enumerate(updates):
             passes = int(number > 0) + int(self.reference is not None)
-            assert self.floor is not None
             self._floor_seconds += self.floor.shared_seconds(update.lengths, passes)
 
     def _take_kl_off_rewards(self) -> None:
         """Lower each completion's reward by its KL divergence from the reference, summed over its tokens."""
         assert self.reference is not None
-        every = Update(
-            self._groups, self.objective, lambda ids: "", longest=self.plan.longest, cap=0.0, all_groups=True
-        )
+        rollouts = [rollout for group in self._groups for rollout in group.counted]
+        sampler_M = sampler_logprobs(rollouts)
+        packed = packed_batches(prompt_groups(self._groups), self.plan.capacity)
         with self.reference.acting():
-            reference_M = logprobs(self.model, every.packed(self.plan.capacity), len(every.sampler_M))
-        kl_M = kl_divergence(every.sampler_M, reference_M, self.objective.kl_estimator)
-        start = 0
-        for rollout in every.rollouts:
-            stop = start + len(rollout.token_ids)
-            rollout.reward -= self.objective.kl * float(kl_M[start:stop].sum())
-            start = stop
+            reference_M = logprobs(self.model, packed, len(sampler_M))
+        kl_M = kl_divergence(sampler_M, reference_M, self.objective.kl_estimator)
+        each_T = kl_M.split([len(rollout.token_ids) for rollout in rollouts])
+        for rollout, kl_T in zip(rollouts, each_T, strict=True):
+            rollout.reward -= self.objective.kl * float(kl_T.sum())
 
     def loss(self, batch: PolicyBatch) -> tuple[Tensor, Mapping[str, float]]:
         """The micro-batch's share of the update's loss, and sums over its tokens."""

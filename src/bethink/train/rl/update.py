@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ class PolicyBatch:
 class Update:
     """What one optimizer update learns: `rollouts` in order, the tokens of all one behind the other (axis M).
 
-    longest: tokens a completion may have at most, for the constant aggregation; cap: see `objective.importance_weight`. Groups without signal
-    are left out unless a KL term in the loss acts on them, or all are asked for.
+    capacity: tokens in a micro-batch, about; longest: tokens a completion may have at most, for the constant aggregation; cap: see
+    `objective.importance_weight`. Groups without signal are left out unless a KL term in the loss acts on them.
     """
 
     def __init__(
@@ -54,28 +55,25 @@ class Update:
         objective: Objective,
         decode: Decode,
         *,
+        capacity: int,
         longest: int,
         cap: float,
-        all_groups: bool = False,
     ) -> None:
-        self.objective, self.cap = objective, cap
-        for group in groups:
-            _set_advantages(group, objective)
+        self.objective, self.cap, self._capacity = objective, cap, capacity
         counted = [rollout for group in groups for rollout in group.counted]
         lengths = torch.tensor([len(rollout.token_ids) for rollout in counted])
-        weights = aggregation_weights(lengths, objective.aggregation, longest) if counted else torch.empty(0)
-        weight_of = {id(rollout): float(w) for rollout, w in zip(counted, weights, strict=True)}
-        everything = all_groups or objective.kl_in_loss
-        self.groups = [g for g in groups if g.counted and (everything or g.has_signal)]
-        self.rollouts = [rollout for group in self.groups for rollout in group.counted]
-        scales = [_scale(group, objective) for group in self.groups for _ in group.counted]
-        self.advantage_M = _joined(
-            token_advantages(rollout, scale, decode)
-            for rollout, scale in zip(self.rollouts, scales, strict=True)
-        )
-        self.sampler_M = _joined(torch.tensor(rollout.logprobs) for rollout in self.rollouts)
+        weights = aggregation_weights(lengths, objective.aggregation, longest).tolist() if counted else []
+        scales: list[float] = []
+        for group in groups:
+            scales += [_set_advantages(group, objective)] * len(group.counted)
+        self.groups = [g for g in groups if g.counted and (objective.kl_in_loss or g.has_signal)]
+        learned = {id(rollout) for group in self.groups for rollout in group.counted}
+        chosen = [one for one in zip(counted, weights, scales, strict=True) if id(one[0]) in learned]
+        self.rollouts = [rollout for rollout, _, _ in chosen]
+        self.advantage_M = _joined(token_advantages(rollout, scale, decode) for rollout, _, scale in chosen)
+        self.sampler_M = sampler_logprobs(self.rollouts)
         self.weight_M = _joined(
-            torch.full((len(rollout.token_ids),), weight_of[id(rollout)]) for rollout in self.rollouts
+            torch.full((len(rollout.token_ids),), weight) for rollout, weight, _ in chosen
         )
         self.sequence_M = _joined(
             torch.full((len(rollout.token_ids),), number) for number, rollout in enumerate(self.rollouts)
@@ -91,18 +89,15 @@ class Update:
             for group in self.groups
         ]
 
+    @cached_property
+    def packed(self) -> list[PackedBatch]:
+        """The tokens alone, in micro-batches."""
+        return packed_batches(prompt_groups(self.groups), self._capacity)
+
     @property
-    def items(self) -> list[PromptGroup]:
-        """The completions, those of one prompt together so that it is computed once."""
-        return [tuple(sample_of(rollout) for rollout in group.counted) for group in self.groups]
-
-    def packed(self, capacity: int) -> list[PackedBatch]:
-        """The tokens alone, in micro-batches of about `capacity`."""
-        return packed_batches(self.items, capacity)
-
-    def batches(self, capacity: int) -> list[PolicyBatch]:
-        """Micro-batches of about `capacity` tokens, with the loss of each."""
-        return [PolicyBatch(packed, self._policy(packed.source_N)) for packed in self.packed(capacity)]
+    def batches(self) -> list[PolicyBatch]:
+        """The micro-batches with the loss of each."""
+        return [PolicyBatch(packed, self._policy(packed.source_N)) for packed in self.packed]
 
     def _policy(self, source_N: Tensor) -> PolicyLoss:
         return PolicyLoss(
@@ -115,6 +110,16 @@ class Update:
             reference_N=None if self.reference_M is None else self.reference_M[source_N],
             cap=self.cap,
         )
+
+
+def prompt_groups(groups: Sequence[Group]) -> list[PromptGroup]:
+    """The completions that count, those of one prompt together so that it is computed once."""
+    return [tuple(sample_of(rollout) for rollout in group.counted) for group in groups if group.counted]
+
+
+def sampler_logprobs(rollouts: Sequence[Rollout]) -> Tensor:
+    """The sampler's log-probability of every token [M], one completion behind the other."""
+    return _joined(torch.tensor(rollout.logprobs) for rollout in rollouts)
 
 
 def sample_of(rollout: Rollout) -> Sample:
@@ -148,21 +153,14 @@ def tokens_before(decode: Decode, token_ids: Sequence[int], characters: int) -> 
     return low
 
 
-def _rewards(group: Group) -> Tensor:
-    return torch.tensor([rollout.reward for rollout in group.counted], dtype=torch.float32)
-
-
-def _scale(group: Group, objective: Objective) -> float:
-    return advantages(_rewards(group), objective.advantage)[1]
-
-
-def _set_advantages(group: Group, objective: Objective) -> None:
+def _set_advantages(group: Group, objective: Objective) -> float:
+    """Give each completion that counts its advantage; returns what rewards of the group were multiplied by."""
     counted = group.counted
-    if not counted:
-        return
-    found_G, _ = advantages(_rewards(group), objective.advantage)
+    reward_G = torch.tensor([rollout.reward for rollout in counted], dtype=torch.float32)
+    found_G, scale = advantages(reward_G, objective.advantage)
     for rollout, advantage in zip(counted, found_G.tolist(), strict=True):
         rollout.advantage = advantage
+    return scale
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:
