@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,7 +25,7 @@ from bethink.evaluate.plan import Item, Key, question_of
 from bethink.evaluate.samples import Row, append, key_of, make_row
 from bethink.models.machine import cores
 from bethink.models.speed import of_the_floor
-from bethink.verify.code.pool import Sandboxes
+from bethink.verify.code.pool import Sandboxes, sandboxes_for
 from bethink.verify.grade import grade
 from bethink.verify.pool import WorkerPool
 from bethink.verify.verdict import Outcome
@@ -59,7 +58,7 @@ def draw(
         open(samples, "a", encoding="utf-8") as file,
         Progress("evaluating", total, unit="completions", done=already) as progress,
         WorkerPool(workers) as pool,
-        _sandboxes(config, items, workers) as sandboxes,
+        sandboxes_for((item.problem for item in items), workers, unsafe=config.unsafe_code) as sandboxes,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         meter.begin(progress, floor_of(dialogue))
@@ -76,15 +75,6 @@ def draw(
         finally:
             desk.finish()
     return desk.finished
-
-
-def _sandboxes(
-    config: EvalConfig, items: Sequence[Item], workers: int
-) -> AbstractContextManager[Sandboxes | None]:
-    """Where programs run, if any of the problems asks for one."""
-    if not any(item.problem.grader == "code" for item in items):
-        return nullcontext()
-    return Sandboxes(workers, unsafe=config.unsafe_code)
 
 
 def _ask(

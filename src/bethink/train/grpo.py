@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ from bethink.train.rl.rollouts import Graders, Sampler
 from bethink.train.rl.watch import Watch
 from bethink.train.rollout_page import write_rollout_page
 from bethink.train.sft import default_capacity
-from bethink.verify.code.pool import Sandboxes, require_sandbox, shared_sandboxes
+from bethink.verify.code.pool import require_sandbox, sandboxes_for, shared_sandboxes
 from bethink.verify.pool import WorkerPool
 from bethink.verify.rewards.compose import Rewards
 
@@ -108,7 +107,10 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     prove_head(model)
     shared = config.model_dump(include=set(LoopConfig.model_fields) - {"eval_every"})
     try:
-        with WorkerPool(config.workers) as pool, _sandboxes(config, problems) as sandboxes:
+        with (
+            WorkerPool(config.workers) as pool,
+            sandboxes_for(problems, config.workers, unsafe=config.unsafe_code) as sandboxes,
+        ):
             graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(
                 model,
@@ -180,13 +182,6 @@ def _method(
         reference=Reference(model, config.reference_every) if objective.kl else None,
         floor=StepFloor.of(model, speed) if speed else None,
     )
-
-
-def _sandboxes(config: GRPOConfig, problems: Sequence[Problem]) -> AbstractContextManager[Sandboxes | None]:
-    """Where programs run, if any of the problems asks for one."""
-    if not any(problem.grader == "code" for problem in problems):
-        return nullcontext()
-    return Sandboxes(config.workers, unsafe=config.unsafe_code)
 
 
 def _curriculum(config: GRPOConfig) -> tuple[list[Problem], Curriculum]:

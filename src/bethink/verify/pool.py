@@ -32,7 +32,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 DEFAULT_TIMEOUT = 5.0
 DEFAULT_MEMORY = 2 * 2**30
@@ -278,24 +278,39 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_shared: WorkerPool | None = None
-_shared_lock = threading.Lock()
+class Closable(Protocol):
+    """What must be closed before Python ends."""
+
+    def close(self) -> None: ...
 
 
-def shared_pool() -> WorkerPool:
-    """The pool used where the caller brings none: one a process, closed when Python ends."""
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            _shared = WorkerPool()
-            atexit.register(_shared.close)
-        return _shared
+Kept = TypeVar("Kept", bound=Closable)
 
 
-def _forget_shared() -> None:
-    """In a forked child the shared pool's threads do not exist, and its workers are the parent's."""
-    global _shared, _shared_lock
-    _shared, _shared_lock = None, threading.Lock()
+class OnePerProcess(Generic[Kept]):
+    """Something made when it is first asked for, one a process, and closed when Python ends.
+
+    In a forked child it is made anew: the parent's threads do not exist there, and its processes are the parent's.
+    """
+
+    def __init__(self, make: Callable[[], Kept]) -> None:
+        self._make = make
+        self._kept: Kept | None = None
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def __call__(self) -> Kept:
+        """The one of this process. Raises what making it raises."""
+        with self._lock:
+            kept = self._kept
+            if kept is None:
+                kept = self._kept = self._make()
+                atexit.register(kept.close)
+            return kept
+
+    def _forget(self) -> None:
+        self._kept, self._lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_shared)
+shared_pool = OnePerProcess(WorkerPool)
+"""The pool used where the caller brings none."""

@@ -13,6 +13,7 @@ from typing import Any
 from bethink.chat.parse import parse
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat
 from bethink.core.files import read_jsonl
+from bethink.train.rollout_page import shortened
 
 _WORDS = {
     "correct": "right",
@@ -131,16 +132,10 @@ def _output(column: Column, row: Mapping[str, Any], think: ThinkFormat) -> Outpu
     return Output(
         model=column[0],
         mode=column[1],
-        thinking=None if parsed.thinking is None else _shortened(parsed.thinking),
-        answer=_shortened(parsed.answer),
+        thinking=None if parsed.thinking is None else shortened(parsed.thinking, _LONGEST),
+        answer=shortened(parsed.answer, _LONGEST),
         verdict=row["verdict"],
         word=_WORDS.get(row["verdict"], row["verdict"]),
         thinking_tokens=row["thinking_tokens"],
         answer_tokens=row["answer_tokens"],
     )
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[: _LONGEST // 2]}\n\n[… {len(text) - _LONGEST:,} characters not shown …]\n\n{text[-_LONGEST // 2 :]}"

@@ -6,22 +6,21 @@ at once. Knows nothing of tasks.
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TypeVar
 
 from bethink.core.console import warn
 from bethink.core.errors import BethinkError
+from bethink.tasks.problem import Problem
 from bethink.verify.code.live import EndedError, NotStartedError, Sandbox, Warden
 from bethink.verify.code.sandbox import RISK, Limits, Plan, Status, plans, refusal, unsafe_plan
-from bethink.verify.pool import available_cores
+from bethink.verify.pool import OnePerProcess, available_cores
 
 Result = TypeVar("Result")
 
@@ -184,24 +183,14 @@ def require_sandbox(*, unsafe: bool = False) -> None:
         pass
 
 
-_shared: Sandboxes | None = None
-_shared_lock = threading.Lock()
+def sandboxes_for(
+    problems: Iterable[Problem], workers: int | None, *, unsafe: bool
+) -> AbstractContextManager[Sandboxes | None]:
+    """Where programs run, if any of the problems asks for one."""
+    if not any(problem.grader == "code" for problem in problems):
+        return nullcontext()
+    return Sandboxes(workers, unsafe=unsafe)
 
 
-def shared_sandboxes() -> Sandboxes:
-    """The pool used where the caller brings none: one a process, closed when Python ends. Raises PreflightError without bubblewrap."""
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            _shared = Sandboxes()
-            atexit.register(_shared.close)
-        return _shared
-
-
-def _forget_shared() -> None:
-    """In a forked child the shared pool's threads do not exist, and its sandboxes are the parent's."""
-    global _shared, _shared_lock
-    _shared, _shared_lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_shared)
+shared_sandboxes = OnePerProcess(Sandboxes)
+"""The sandboxes used where the caller brings none. Raises PreflightError without bubblewrap."""
