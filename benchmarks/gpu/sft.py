@@ -50,7 +50,7 @@ from bethink.models.machine import best_dtype, free_memory
 from bethink.models.recompute import Recompute, choose, kept_values
 from bethink.train.loop import LoopConfig, train
 from bethink.train.metrics import read_metrics
-from bethink.train.sft_method import Schedule, SFTMethod
+from bethink.train.sft.method import Schedule, SFTMethod
 from bethink.train.token_store import Sample
 from harness import in_turn, median_of
 

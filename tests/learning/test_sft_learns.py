@@ -20,8 +20,8 @@ from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.models.load import load_model
 from bethink.models.locate import locate
-from bethink.train.config import SFTConfig
-from bethink.train.sft import run_sft
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.run import run_sft
 
 
 def _rows(renderer: Renderer, count: int, seed: int) -> Iterator[dict[str, str]]:

@@ -13,8 +13,8 @@ from bethink.engine.dialogue import open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.runner import run_eval
 from bethink.models.machine import best_device, resolve_device
-from bethink.train.config import SFTConfig
-from bethink.train.sft import run_sft
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.run import run_sft
 
 NOWHERE = "cuda:99"
 

@@ -13,7 +13,7 @@ from bethink.chat.parse import compose
 from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.train.config import SFTConfig
+from bethink.train.sft.config import SFTConfig
 
 
 def sum_rows(directory: Path, count: int) -> list[dict[str, str]]:

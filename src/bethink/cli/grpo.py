@@ -204,7 +204,7 @@ def grpo(
     config = validate(GRPOConfig, options, name="bethink grpo", flags=True)
     config.located()  # what is not there is said before torch is imported, which takes seconds
 
-    from bethink.train.grpo import run_grpo
+    from bethink.train.rl.run import run_grpo
 
     result = run_grpo(config)
     reward = result.last["reward"]

@@ -143,14 +143,14 @@ def sft(
     options = dict(locals())
     from bethink.core.config import validate
     from bethink.core.console import out
-    from bethink.train.config import SFTConfig
+    from bethink.train.sft.config import SFTConfig
 
     if targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
         options["targets"] = tuple(targets.split(","))
     config = validate(SFTConfig, options, name="bethink sft", flags=True)
     config.inputs()  # what is not there is said before torch is imported, which takes seconds
 
-    from bethink.train.sft import run_sft
+    from bethink.train.sft.run import run_sft
 
     result = run_sft(config)
     loss = result.last["loss"]

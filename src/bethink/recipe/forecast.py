@@ -145,7 +145,7 @@ def _memory_laid_out(config: Any, sizes: Sizes, where: str, row_tokens: int, rec
     from transformers import AutoModelForCausalLM
 
     from bethink.models.lora import add_lora
-    from bethink.train.preflight import memory_needed
+    from bethink.train.sft.preflight import memory_needed
 
     with torch.device("meta"):
         with _explained(where):

@@ -73,6 +73,17 @@ def _report(config: ReportConfig) -> None:
     write_report(config.output.parent, examples=config.examples)
 
 
+def _trainer(room: str, config: str, run: str, *reads: str) -> StageKind:
+    """A stage that trains: its options are a `train.config.TrainingConfig`, and `reads` those of them that name files."""
+    return StageKind(
+        config=_config(f"train.{room}.config", config),
+        run=_run(f"train.{room}.run", run),
+        product=lambda folder, config: folder / config.product.name,
+        reads=("model", *reads),
+        deciding=lambda config: config.deciding(),
+    )
+
+
 KINDS: dict[str, StageKind] = {
     "synthesize": StageKind(
         config=_config("curate.synthesize", "SynthesizeConfig"),
@@ -86,20 +97,8 @@ KINDS: dict[str, StageKind] = {
         reads=("input", "tokenizer"),
         deciding=lambda config: config.deciding(),
     ),
-    "sft": StageKind(
-        config=_config("train.config", "SFTConfig"),
-        run=_run("train.sft", "run_sft"),
-        product=lambda folder, config: folder / ("model" if config.full else "adapter"),
-        reads=("model", "data", "eval_data"),
-        deciding=_all_but("train.config", "FREE"),
-    ),
-    "grpo": StageKind(
-        config=_config("train.rl.config", "GRPOConfig"),
-        run=_run("train.grpo", "run_grpo"),
-        product=lambda folder, config: folder / ("model" if config.full else "adapter"),
-        reads=("model", "adapter", "tasks", "pass_rates"),
-        deciding=_all_but("train.rl.config", "FREE"),
-    ),
+    "sft": _trainer("sft", "SFTConfig", "run_sft", "data", "eval_data"),
+    "grpo": _trainer("rl", "GRPOConfig", "run_grpo", "adapter", "tasks", "pass_rates"),
     "sample": StageKind(
         config=_config("sample.config", "SampleConfig"),
         run=_run("sample.run", "run_sample"),

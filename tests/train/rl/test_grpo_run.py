@@ -19,10 +19,10 @@ import torch
 from bethink.core.errors import PreflightError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
-from bethink.train.grpo import run_grpo
 from bethink.train.metrics import TIMING, read_metrics
 from bethink.train.rl.choices import ALGORITHMS
 from bethink.train.rl.config import GRPOConfig
+from bethink.train.rl.run import run_grpo
 
 Make = Callable[..., GRPOConfig]
 
@@ -149,7 +149,7 @@ def test_the_first_rollouts_stop_a_run_that_would_be_wasted(make_grpo: Make, tmp
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.grpo", "matplotlib.figure"])
+_PROCESSES.set_forkserver_preload(["bethink.train.rl.run", "matplotlib.figure"])
 
 
 def _run(config_json: str, errors: str) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
-from bethink.core.config import StrictModel, nearest
-from bethink.models.locate import ModelFiles, locate
-from bethink.models.lora_config import ALL_LINEAR, LoRAConfig
-from bethink.models.machine import DtypeName
+from bethink.core.config import nearest
 from bethink.tasks.sources import split_specs
+from bethink.train.config import TrainingConfig
 from bethink.train.rl.choices import (
     ALGORITHMS,
     Advantage,
@@ -38,12 +36,12 @@ _CHOICES = (
 )
 
 
-class GRPOConfig(StrictModel):
+class GRPOConfig(TrainingConfig):
     """Everything that decides a run. Shares are in [0, 1]; None means chosen by the algorithm, the data or the machine (docs/grpo.md)."""
 
-    model: str
+    free: ClassVar[frozenset[str]] = TrainingConfig.free | {"workers", "unsafe_code"}
+
     tasks: tuple[str, ...]
-    output: Path
     adapter: Path | None = None
 
     steps: int = Field(100, ge=1)
@@ -79,33 +77,19 @@ class GRPOConfig(StrictModel):
     lr: float = Field(1e-5, gt=0)
     warmup: float = Field(0.03, ge=0, le=1)
     min_lr_ratio: float = Field(1.0, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, ge=0)
-    seed: int = 0
-
-    full: bool = False
-    rank: int = Field(64, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    targets: str | tuple[str, ...] = ALL_LINEAR
 
     toggle: ToggleStyle = ToggleStyle.SYSTEM
     think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
     think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
 
-    dtype: DtypeName = None
-    device: str | None = None
     slots: int = Field(64, ge=1)
     workers: int | None = Field(None, ge=1)
-    tokens_per_microbatch: int | None = Field(None, ge=16)
-
     checkpoint_every: int = Field(10, ge=0)
-    keep: int = Field(2, ge=1)
 
     unsafe_code: bool = False
     allow_truncated: float = Field(0.5, ge=0, le=1)
     allow_no_signal: float = Field(0.9, ge=0, le=1)
     allow_ungraded: float = Field(0.05, ge=0, le=1)
-    resume: bool = False
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -150,13 +134,6 @@ class GRPOConfig(StrictModel):
             )
         return name
 
-    @field_validator("dtype")
-    @classmethod
-    def _trainable(cls, dtype: str | None) -> str | None:
-        if dtype == "float16":
-            raise ValueError("float16 loses small gradients: use bfloat16 or float32")
-        return dtype
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.adapter is not None and "+" in self.model:
@@ -187,12 +164,6 @@ class GRPOConfig(StrictModel):
         return round(self.problems_per_step * groups * self.group_size)
 
     @property
-    def lora(self) -> LoRAConfig:
-        """A new adapter's settings; alpha is twice the rank unless given."""
-        alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
-        return LoRAConfig(rank=self.rank, alpha=alpha, dropout=0.0, targets=self.targets)
-
-    @property
     def model_spec(self) -> str:
         """The model with its adapter, in one word."""
         return f"{self.model}+{self.adapter}" if self.adapter is not None else self.model
@@ -201,13 +172,3 @@ class GRPOConfig(StrictModel):
     def think(self) -> ThinkFormat:
         """How the model marks its thinking."""
         return ThinkFormat(self.think_open, self.think_close)
-
-    def located(self) -> ModelFiles:
-        """The model's files. Raises ModelError for what is not there."""
-        return locate(self.model_spec)
-
-
-# Settings that do not decide what is trained, so that a resumed run may change them.
-FREE = frozenset({"output", "resume", "keep", "checkpoint_every", "workers", "unsafe_code"}) | {
-    name for name in GRPOConfig.model_fields if name.startswith("allow_")
-}

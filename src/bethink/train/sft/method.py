@@ -19,7 +19,7 @@ from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward
 from bethink.train.losses import cross_entropy
-from bethink.train.samples import SamplePair
+from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import TokenStore
 
 

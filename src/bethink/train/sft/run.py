@@ -10,83 +10,66 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from bethink.chat.toggle import ToggleStyle
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import note, warn
-from bethink.core.errors import ConfigError, DataError, ModelError
-from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.core.errors import DataError, ModelError
 from bethink.models.checkpointing import enable
 from bethink.models.known_speed import speed_of
-from bethink.models.load import load_model
 from bethink.models.locate import ModelFiles
-from bethink.models.lora import add_lora, save_adapter
 from bethink.models.machine import resolve_device, torch_dtype
-from bethink.models.prepacked import rearrange_frozen
-from bethink.models.save import export
-from bethink.train.checkpoint import replaced_directory
-from bethink.train.config import FREE, SFTConfig
 from bethink.train.floor import StepFloor
-from bethink.train.forecast import Forecast, summary
 from bethink.train.forward import prove_head
-from bethink.train.loop import LoopConfig, train
+from bethink.train.frame import (
+    TrainResult,
+    claimed_output,
+    default_capacity,
+    finished,
+    load_new,
+    loop_config,
+    result,
+)
+from bethink.train.loop import train
 from bethink.train.metrics import read_metrics
-from bethink.train.optimizer import round_compute_copies
 from bethink.train.plot import plot_loss
-from bethink.train.preflight import Thresholds, check, survey
 from bethink.train.resume import resume_command
 from bethink.train.rows import Row, count_rows, data_files
-from bethink.train.samples import SamplePair, Unwrapper
-from bethink.train.sft_method import Schedule, SFTMethod
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.forecast import Forecast, summary
+from bethink.train.sft.method import Schedule, SFTMethod
+from bethink.train.sft.preflight import Thresholds, check, survey
+from bethink.train.sft.samples import SamplePair, Unwrapper
 from bethink.train.token_store import TokenStore, build_stores, hash_share
 
 
-@dataclass(frozen=True, slots=True)
-class SFTResult:
-    """What a run left: the adapter's or model's directory, the steps done, and the last line of its metrics."""
-
-    path: Path
-    steps: int
-    last: dict[str, Any]
-
-
-def run_sft(config: SFTConfig) -> SFTResult:
+def run_sft(config: SFTConfig) -> TrainResult:
     """Fine-tune as `config` says and write everything into `config.output` (docs/sft.md lists the files).
 
     A finished run is left alone. Raises ConfigError (a device that is not there), DataError, ModelError, OutputError or
-    PreflightError, and KeyboardInterrupt when it was interrupted and has saved. A run whose data or model cannot be used leaves the output free for the next try; one that preflight
-    stops keeps preflight.json, and goes on with --resume and the flag that allows it.
+    PreflightError, and KeyboardInterrupt when it was interrupted and has saved. A run whose data or model cannot be used leaves the
+    output free for the next try; one that preflight stops keeps preflight.json, and goes on with --resume and the flag that allows it.
     """
     files, located = config.inputs()
     device = torch.device(resolve_device(config.device))
-    claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, files, located))
-    try:
-        return _run(config, files, located, device)
-    except (ConfigError, DataError, ModelError):
-        if not config.resume and not (config.output / "metrics.jsonl").exists():
-            shutil.rmtree(config.output)
-        raise
+    read = {"data": files}
+    if config.eval_data is not None:
+        read["eval_data"] = data_files(config.eval_data)
+    with claimed_output(config, [located], read):
+        return finished(config) or _run(config, files, located, device)
 
 
-def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: torch.device) -> SFTResult:
-    product = config.output / ("model" if config.full else "adapter")
-    if product.exists():
-        note(f"this run is finished: {product}")
-        return _result(product)
-    write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
-
+def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: torch.device) -> TrainResult:
     tokenizer = ChatTokenizer.load(located.directory)
-    dtype = torch_dtype(config.dtype, str(device))
-    speed = speed_of(str(device), dtype)  # where it has to be measured, the memory is still free
-    model, masters = _load(config, located, device, dtype)
+    # Where the speed has to be measured, the memory is still free.
+    speed = speed_of(str(device), torch_dtype(config.dtype, str(device)))
+    trained = load_new(config, located, device)
+    model = trained.model
     prove_head(model)
     store, held_out = _stores(config, files, tokenizer, model)
     schedule = Schedule.plan(
@@ -108,15 +91,13 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     method = SFTMethod(
         model, store, held_out, schedule, capacity=capacity, device=device, samples=samples, floor=floor
     )
-    shared = config.model_dump(include=set(LoopConfig.model_fields) - {"steps", "eval_every"})
-    loop = LoopConfig(steps=schedule.steps, eval_every=eval_every, **shared)
     try:
         train(
             model,
             method,
-            loop,
+            loop_config(config, schedule.steps, eval_every),
             config.output,
-            masters=masters,
+            masters=trained.masters,
             resume_command=resume_command("sft", config),
             on_step=Forecast(found, floor, config.output, capacity, device),
         )
@@ -126,48 +107,10 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     metrics = read_metrics(config.output / "metrics.jsonl")
     note(summary(metrics))
     plot_loss(metrics, config.output)
-    with replaced_directory(product) as part:
-        if config.full:
-            export(model, located.directory, part)
-        else:
-            save_adapter(model, config.lora, part, config.model)
+    trained.save(config)
     shutil.rmtree(config.output / ".tokens", ignore_errors=True)
     shutil.rmtree(config.output / ".tokens-eval", ignore_errors=True)
-    return _result(product)
-
-
-def default_capacity(device: torch.device) -> int:
-    """Tokens in a packed row unless told: enough to keep the device busy, little enough to fit."""
-    return 16_384 if device.type == "cuda" else 1_024
-
-
-def _fingerprint(config: SFTConfig, files: Sequence[Path], located: ModelFiles) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude=set(FREE))
-    settings["data_sha256"] = [sha256_file(path) for path in files]
-    if config.eval_data is not None:
-        settings["eval_data_sha256"] = [sha256_file(path) for path in data_files(config.eval_data)]
-    weights = sorted(located.directory.glob("*.safetensors"))
-    settings["model_files"] = [[path.name, path.stat().st_size] for path in weights]
-    return settings
-
-
-def _result(product: Path) -> SFTResult:
-    last = read_metrics(product.parent / "metrics.jsonl")[-1]
-    return SFTResult(product, last["step"], last)
-
-
-def _load(
-    config: SFTConfig, located: ModelFiles, device: torch.device, dtype: torch.dtype
-) -> tuple[PreTrainedModel, Mapping[str, Tensor]]:
-    """The model with what is trained marked so, and the float32 masters of parameters that compute in a narrower format."""
-    loaded = torch.float32 if config.full else dtype
-    model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=True)
-    if config.full:
-        model.requires_grad_(True)
-        return model, round_compute_copies(model, dtype)
-    add_lora(model, config.lora, config.seed)
-    rearrange_frozen(model)
-    return model, {}
+    return result(config)
 
 
 def _stores(

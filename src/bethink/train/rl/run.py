@@ -6,36 +6,24 @@ when curricula/'s. On one device the sampler uses the trainer's own weights, ada
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from bethink.chat.render import Renderer
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.console import note, warn
-from bethink.core.errors import ConfigError, DataError, ModelError
-from bethink.core.files import claim_output, dump_line, sha256_file, write_json, write_text
+from bethink.core.console import warn
+from bethink.core.files import dump_line, write_text
 from bethink.engine.dialogue import LocalDialogue
 from bethink.engine.native import NativeEngine
-from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
-from bethink.models.adapter_files import read_adapter_config
 from bethink.models.known_speed import speed_of
-from bethink.models.load import load_model
 from bethink.models.locate import ModelFiles
-from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
-from bethink.models.machine import resolve_device, torch_dtype
-from bethink.models.prepacked import rearrange_frozen
-from bethink.models.save import export
+from bethink.models.machine import resolve_device
 from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
 from bethink.train import checkpoint
-from bethink.train.checkpoint import replaced_directory
 from bethink.train.curricula.api import Curriculum
 from bethink.train.curricula.mastery import Mastery
 from bethink.train.curricula.pass_rates import read_pass_rates
@@ -44,11 +32,19 @@ from bethink.train.curricula.progressive import Progressive
 from bethink.train.curricula.shuffled import Shuffled
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
-from bethink.train.loop import LoopConfig, train
+from bethink.train.frame import (
+    TrainResult,
+    claimed_output,
+    default_capacity,
+    finished,
+    load_on,
+    loop_config,
+    result,
+)
+from bethink.train.loop import train
 from bethink.train.metrics import read_metrics
-from bethink.train.optimizer import round_compute_copies
 from bethink.train.resume import resume_command
-from bethink.train.rl.config import FREE, GRPOConfig
+from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.log import NAME as ROLLOUTS
 from bethink.train.rl.log import RolloutLog
 from bethink.train.rl.method import GRPOMethod, Plan
@@ -58,22 +54,12 @@ from bethink.train.rl.reference import Reference
 from bethink.train.rl.rollouts import Graders, Sampler
 from bethink.train.rl.watch import Watch
 from bethink.train.rollout_page import write_rollout_page
-from bethink.train.sft import default_capacity
 from bethink.verify.code.pool import require_sandbox, sandboxes_for, shared_sandboxes
 from bethink.verify.pool import WorkerPool
 from bethink.verify.rewards.compose import Rewards
 
 
-@dataclass(frozen=True, slots=True)
-class GRPOResult:
-    """What a run left: the adapter's or model's directory, the steps done, and the last line of its metrics."""
-
-    path: Path
-    steps: int
-    last: dict[str, Any]
-
-
-def run_grpo(config: GRPOConfig) -> GRPOResult:
+def run_grpo(config: GRPOConfig) -> TrainResult:
     """Train as `config` says and write everything into `config.output` (docs/grpo.md lists the files).
 
     A finished run is left alone. Raises ConfigError, DataError, ModelError, TemplateError, OutputError or PreflightError, and
@@ -83,29 +69,20 @@ def run_grpo(config: GRPOConfig) -> GRPOResult:
     located = config.located()
     device = torch.device(resolve_device(config.device))
     rewards = Rewards.of(config.rewards, max_tokens=config.max_tokens)
-    claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config, located))
-    try:
-        return _run(config, located, device, rewards)
-    except (ConfigError, DataError, ModelError):
-        if not config.resume and not (config.output / "metrics.jsonl").exists():
-            shutil.rmtree(config.output)
-        raise
+    rates = config.pass_rates
+    files = {"pass_rates": [rates]} if rates is not None and rates.is_file() else {}
+    with claimed_output(config, [located], files):
+        return finished(config) or _run(config, located, device, rewards)
 
 
-def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards: Rewards) -> GRPOResult:
-    product = config.output / ("model" if config.full else "adapter")
-    if product.exists():
-        note(f"this run is finished: {product}")
-        return _result(product)
-    write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
+def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards: Rewards) -> TrainResult:
     problems, curriculum = _curriculum(config)
     if any(problem.grader == "code" for problem in problems):
         require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     _write_problems(problems, config.output)
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
-    model, masters, lora = _load(config, located, device)
-    prove_head(model)
-    shared = config.model_dump(include=set(LoopConfig.model_fields) - {"eval_every"})
+    trained = load_on(config, located, device)
+    prove_head(trained.model)
     try:
         with (
             WorkerPool(config.workers) as pool,
@@ -113,11 +90,11 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
         ):
             graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(
-                model,
-                _method(config, model, problems, curriculum, renderer, rewards, graders, device),
-                LoopConfig(eval_every=0, **shared),
+                trained.model,
+                _method(config, trained.model, problems, curriculum, renderer, rewards, graders, device),
+                loop_config(config, config.steps),
                 config.output,
-                masters=masters,
+                masters=trained.masters,
                 resume_command=resume_command("grpo", config),
             )
     finally:
@@ -126,12 +103,8 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
             plot_run(rows, config.output)
             plot_curriculum(rows, config.output)
             write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
-    with replaced_directory(product) as part:
-        if config.full:
-            export(model, located.directory, part)
-        else:
-            save_adapter(model, lora, part, config.model)
-    return _result(product)
+    trained.save(config)
+    return result(config)
 
 
 def _method(
@@ -217,43 +190,3 @@ def _write_problems(problems: Sequence[Problem], directory: Path) -> None:
     """train-problems.jsonl: what an evaluation must not ask (`bethink eval --exclude`)."""
     rows = [dump_line({"id": p.id, "task": p.task, "question": p.question}) for p in problems]
     write_text(directory / "train-problems.jsonl", "".join(rows))
-
-
-def _load(
-    config: GRPOConfig, located: ModelFiles, device: torch.device
-) -> tuple[PreTrainedModel, Mapping[str, Tensor], LoRAConfig]:
-    """The model with what is trained marked so, float32 masters where it computes in a narrower format, and its adapter's settings.
-
-    An adapter that is given is trained on; without one a new one is added.
-    """
-    dtype = torch_dtype(config.dtype, str(device))
-    loaded = torch.float32 if config.full else dtype
-    model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=False)
-    if config.full:
-        model.requires_grad_(True)
-        return model, round_compute_copies(model, dtype), config.lora
-    lora = config.lora
-    if located.adapter is None:
-        add_lora(model, lora, config.seed)
-    else:
-        lora = read_adapter_config(located.adapter).lora(lora_layers(model))
-    for layer in lora_layers(model).values():
-        layer.dropout = 0.0  # the policy that learns is the one that sampled
-    rearrange_frozen(model)
-    return model, {}, lora
-
-
-def _fingerprint(config: GRPOConfig, located: ModelFiles) -> dict[str, Any]:
-    settings = config.model_dump(mode="json", exclude=set(FREE))
-    weights = sorted(located.directory.glob("*.safetensors"))
-    settings["model_files"] = [[path.name, path.stat().st_size] for path in weights]
-    if located.adapter is not None:
-        settings["adapter_sha256"] = sha256_file(located.adapter / ADAPTER_WEIGHTS)
-    if config.pass_rates is not None and config.pass_rates.is_file():
-        settings["pass_rates_sha256"] = sha256_file(config.pass_rates)
-    return settings
-
-
-def _result(product: Path) -> GRPOResult:
-    last = read_metrics(product.parent / "metrics.jsonl")[-1]
-    return GRPOResult(product, last["step"], last)

@@ -21,12 +21,12 @@ from bethink.cli.sft import sft
 from bethink.core.errors import BethinkError, DataError, PreflightError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
-from bethink.train.config import SFTConfig
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import epoch_ends
 from bethink.train.resume import resume_command
-from bethink.train.sft import run_sft
-from bethink.train.sft_method import Schedule
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.method import Schedule
+from bethink.train.sft.run import run_sft
 from train.conftest import sum_rows, write_rows
 
 Make = Callable[..., SFTConfig]
@@ -188,7 +188,7 @@ def test_missing_data_is_named(make_config: Make, tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_training(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bethink.train.preflight.free_memory", lambda: 1000)
+    monkeypatch.setattr("bethink.train.sft.preflight.free_memory", lambda: 1000)
     with pytest.raises(PreflightError, match="GB are free") as raised:
         run_sft(make_config())
     assert "--allow-memory" in str(raised.value)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bethink.core.errors import DataError
-from bethink.train.config import SFTConfig
-from bethink.train.sft import run_sft
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.run import run_sft
 
 
 def config(tiny_model_dir, data, output, **options):

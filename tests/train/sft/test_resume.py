@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from bethink.core.errors import OutputError
-from bethink.train.config import SFTConfig
 from bethink.train.metrics import TIMING, read_metrics
-from bethink.train.sft import run_sft
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.run import run_sft
 
 Make = Callable[..., SFTConfig]
 
@@ -30,7 +30,7 @@ def _untimed(path: Path) -> list[dict[str, Any]]:
 
 # The server imports once and forks a process for each run: real processes, without seven times the import.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.sft", "bethink.engine.native", "matplotlib.figure"])
+_PROCESSES.set_forkserver_preload(["bethink.train.sft.run", "bethink.engine.native", "matplotlib.figure"])
 
 
 def _run(config_json: str, errors: str) -> None:

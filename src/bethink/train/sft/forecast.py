@@ -17,7 +17,7 @@ from bethink.models.machine import cores
 from bethink.models.recompute import Recompute
 from bethink.models.speed import of_the_floor
 from bethink.train.floor import StepFloor
-from bethink.train.preflight import Preflight
+from bethink.train.sft.preflight import Preflight
 
 _FIRST_STEPS = 4
 _SLOW_SHARE = 0.2

@@ -15,12 +15,12 @@ from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.models.recompute import Recompute
 from bethink.models.speed import USUAL_SHARE, Speed
-from bethink.train.config import SFTConfig
 from bethink.train.floor import StepFloor
-from bethink.train.forecast import Forecast, speed_reached, summary
 from bethink.train.metrics import read_metrics
-from bethink.train.preflight import Preflight
-from bethink.train.sft import run_sft
+from bethink.train.sft.config import SFTConfig
+from bethink.train.sft.forecast import Forecast, speed_reached, summary
+from bethink.train.sft.preflight import Preflight
+from bethink.train.sft.run import run_sft
 
 Make = Callable[..., SFTConfig]
 

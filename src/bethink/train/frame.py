@@ -1,0 +1,151 @@
+"""What every training run does around its loop: claims its output, loads what is trained, saves it, says what came out.
+
+A trainer's run.py puts its own parts between these. Knows no method and no data.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bethink.core.console import note
+from bethink.core.errors import ConfigError, DataError, ModelError
+from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.models.adapter_files import WEIGHTS, read_adapter_config
+from bethink.models.load import load_model
+from bethink.models.locate import ModelFiles
+from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
+from bethink.models.machine import torch_dtype
+from bethink.models.prepacked import rearrange_frozen
+from bethink.models.save import export
+from bethink.train.checkpoint import replaced_directory
+from bethink.train.config import TrainingConfig
+from bethink.train.loop import LoopConfig
+from bethink.train.metrics import read_metrics
+from bethink.train.optimizer import round_compute_copies
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run left: the adapter's or model's directory, the steps done, and the last line of its metrics."""
+
+    path: Path
+    steps: int
+    last: dict[str, Any]
+
+
+@contextmanager
+def claimed_output(
+    config: TrainingConfig, models: Sequence[ModelFiles], files: Mapping[str, Sequence[Path]]
+) -> Iterator[None]:
+    """Make the output this run's own, and write config.json; within, what cannot be used leaves it free for the next try.
+
+    models: what the run loads; files: what it reads, by the option that names them; a resumed run must find the same.
+    Raises OutputError.
+    """
+    settings = config.deciding() | {
+        f"{name}_sha256": [sha256_file(path) for path in paths] for name, paths in files.items()
+    }
+    settings["model_files"] = [identity for located in models for identity in _identity(located)]
+    claim_output(config.output, resume=config.resume, fingerprint=settings)
+    try:
+        if not config.product.exists():
+            write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
+        yield
+    except (ConfigError, DataError, ModelError):
+        if not config.resume and not (config.output / "metrics.jsonl").exists():
+            shutil.rmtree(config.output)
+        raise
+
+
+def _identity(located: ModelFiles) -> Iterator[list[Any]]:
+    """Names and sizes of a model's weights, the content of its adapter's."""
+    for path in sorted(located.directory.glob("*.safetensors")):
+        yield [path.name, path.stat().st_size]
+    if located.adapter is not None:
+        yield [WEIGHTS, sha256_file(located.adapter / WEIGHTS)]
+
+
+def finished(config: TrainingConfig) -> TrainResult | None:
+    """What an earlier process of the run left, if it came to the end."""
+    if not config.product.exists():
+        return None
+    note(f"this run is finished: {config.product}")
+    return result(config)
+
+
+def result(config: TrainingConfig) -> TrainResult:
+    """What the run left."""
+    last = read_metrics(config.output / "metrics.jsonl")[-1]
+    return TrainResult(config.product, last["step"], last)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model with what is trained marked so.
+
+    masters: float32 masters of parameters that compute in a narrower format. lora: its adapter's settings; None where all is trained.
+    """
+
+    model: PreTrainedModel
+    masters: Mapping[str, Tensor]
+    lora: LoRAConfig | None
+    located: ModelFiles
+
+    def save(self, config: TrainingConfig) -> None:
+        """Write the adapter, or the model, whole or not at all."""
+        with replaced_directory(config.product) as part:
+            if self.lora is None:
+                export(self.model, self.located.directory, part)
+            else:
+                save_adapter(self.model, self.lora, part, config.model)
+
+
+def load_new(
+    config: TrainingConfig, located: ModelFiles, device: torch.device, lora: LoRAConfig | None = None
+) -> Trained:
+    """All weights, or a new adapter; one that came with the model is merged into it. lora: settings other than the config's."""
+    return _load(config, located, device, lora or config.lora, merge=True)
+
+
+def load_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
+    """All weights, or the adapter that came with the model, trained on without dropout; a new one where none did."""
+    return _load(config, located, device, config.lora, merge=config.full)
+
+
+def _load(
+    config: TrainingConfig, located: ModelFiles, device: torch.device, lora: LoRAConfig, *, merge: bool
+) -> Trained:
+    dtype = torch_dtype(config.dtype, str(device))
+    loaded = torch.float32 if config.full else dtype
+    model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=merge)
+    if config.full:
+        model.requires_grad_(True)
+        return Trained(model, round_compute_copies(model, dtype), None, located)
+    if merge or located.adapter is None:
+        add_lora(model, lora, config.seed)
+    else:
+        lora = read_adapter_config(located.adapter).lora(lora_layers(model))
+        for layer in lora_layers(model).values():
+            layer.dropout = 0.0
+    rearrange_frozen(model)
+    return Trained(model, {}, lora, located)
+
+
+def loop_config(config: TrainingConfig, steps: int, eval_every: int = 0) -> LoopConfig:
+    """The loop's part of the options."""
+    shared = config.model_dump(include=set(LoopConfig.model_fields) - {"steps", "eval_every"})
+    return LoopConfig(steps=steps, eval_every=eval_every, **shared)
+
+
+def default_capacity(device: torch.device) -> int:
+    """Tokens in a packed row unless told: enough to keep the device busy, little enough to fit."""
+    return 16_384 if device.type == "cuda" else 1_024
