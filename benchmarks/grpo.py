@@ -70,9 +70,7 @@ def prepare(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
     model = fine_tuned(options, scratch)
     renderer = Renderer(ChatTokenizer.load(model))
-    problems = load_tasks(
-        options.task, size=options.distinct, seed=options.seed, split="train"
-    )
+    problems = load_tasks(options.task, size=options.distinct, seed=options.seed, split="train")
     work = {
         "model": str(model),
         "task": options.task,
@@ -118,7 +116,9 @@ def ours(work: dict[str, Any], scratch: Path) -> dict[str, Any]:
                "--checkpoint-every", "0", "--allow-no-signal", "1"]  # fmt: skip
     _, peak = run(command)
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return figures(*([row[name] for row in rows] for name in ("seconds", "reward", "tokens")), peak)
+    found = figures(*([row[name] for row in rows] for name in ("seconds", "reward", "tokens")), peak)
+    shares = [row["floor_share"] for row in rows[1:] if "floor_share" in row]
+    return found | ({"floor_share": round(statistics.median(shares), 3)} if shares else {})
 
 
 def peer(python: Path, work: Path, variant: str) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def summary(options: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) 
             name: round(median("bethink", "tokens_per_second") / median(name, "tokens_per_second"), 2)
             for name in peers
         },
+        "floor_share": next((one["floor_share"] for one in runs["bethink"] if "floor_share" in one), None),
         "goal": GOAL,
         "same_work": alike(runs["bethink"][-1], runs[best][-1], options)
         and all(learned(one) for name in ("bethink", best) for one in runs[name]),

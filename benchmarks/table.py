@@ -86,6 +86,16 @@ def training(result: Result) -> Iterator[Row]:
     yield Row(work, _list(times, []), _percent(result["floor_share"]), "sft.py")
 
 
+def reinforcement(result: Result) -> Iterator[Row]:
+    if not result["same_work"]:
+        sys.exit("results/grpo.json is of work that was not the same")
+    version = next(pin.partition("==")[2] for pin in result["peer"] if pin.startswith("trl"))
+    times = {name.replace("TRL", f"TRL {version}", 1): value for name, value in result["times"].items()}
+    share = result.get("floor_share")
+    work = f"GRPO step, {result['work']['model']}, sampling and learning, tokens/s"
+    yield Row(work, _list(times, []), "–" if share is None else _percent(share), "grpo.py")
+
+
 def sampling(result: Result) -> Iterator[Row]:
     for rows, share in sorted(result["floor_share"].items(), key=lambda item: int(item[0])):
         work = f"sampling, {rows} row{'s' if int(rows) > 1 else ''}, tokens/s"
@@ -139,6 +149,7 @@ def curation(result: Result) -> Iterator[Row]:
 
 LINES: dict[str, Callable[[Result], Iterator[Row]]] = {
     "sft": training,
+    "grpo": reinforcement,
     "rollouts": sampling,
     "serving": serving,
     "grading": grading,
