@@ -70,6 +70,18 @@ def test_the_manifest_says_what_was_run_and_on_what(recipe: str, tmp_path: Path)
     assert second.peak_memory_bytes > 2**20
 
 
+def test_a_run_can_stop_after_a_stage_and_go_on(recipe: str, tmp_path: Path) -> None:
+    stopped = run_recipe(load_recipe(recipe), tmp_path / "run", until="first")
+    assert [stage.state for stage in stopped.stages] == ["done", "pending"]
+    assert stopped.finished is None
+    again = go(recipe, tmp_path / "run")
+    assert [stage.state for stage in again.stages] == ["done", "done"]
+    assert again.stages[0].attempts == 1
+    assert again.finished is not None
+    with pytest.raises(ConfigError, match="did you mean `second`"):
+        run_recipe(load_recipe(recipe), tmp_path / "other", until="secnd")
+
+
 def test_a_changed_setting_is_refused_until_redo_replaces_what_depends_on_it(
     recipe: str, tmp_path: Path
 ) -> None:

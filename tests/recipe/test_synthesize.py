@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from bethink.chat.toggle import Mode
 from bethink.core.errors import ConfigError
 from bethink.core.files import read_jsonl
 from bethink.curate.config import CurateConfig
@@ -49,6 +51,31 @@ def test_each_problem_is_answered_once_with_thinking_and_once_without(tmp_path: 
         assert row["system_prompt"] == f"detailed thinking {row['reasoning']}"
         assert ("<think>" in row["output"]) == (row["reasoning"] == "on")
         assert "\\boxed{" in row["output"]
+
+
+def test_hurried_working_breaks_off_and_the_answer_at_once_is_right(tmp_path: Path) -> None:
+    config = SynthesizeConfig(
+        output=tmp_path, task="chain_sum:min_terms=4", problems=60, defects=0, careless=0.5
+    )
+    synthesize(config)
+    rows = list(read_jsonl(tmp_path / "rows.jsonl"))
+    gold = {row["input"][0]["content"]: row["output"] for row in rows if row["reasoning"] == "off"}
+    wrong = 0
+    for row in rows:
+        if row["reasoning"] == "on":
+            thinking, _, answer = row["output"].partition("</think>\n\n")
+            # It commits to what its last line reached, which is not what was asked for where lines are missing.
+            assert thinking.rstrip().rpartition(" ")[2] in answer
+            wrong += answer != gold[row["input"][0]["content"]]
+    assert 12 <= wrong <= 48
+
+
+def test_one_mode_alone(tmp_path: Path) -> None:
+    synthesize(SynthesizeConfig(output=tmp_path, task="gcd", problems=20, defects=0, modes=(Mode.OFF,)))
+    rows = list(read_jsonl(tmp_path / "rows.jsonl"))
+    assert [row["reasoning"] for row in rows] == ["off"] * 20
+    with pytest.raises(ValidationError, match="planted defects are of both modes"):
+        SynthesizeConfig(output=tmp_path, modes=(Mode.OFF,))
 
 
 def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:

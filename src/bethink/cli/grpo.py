@@ -2,77 +2,87 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, UnsafeCode
-
-_RUN, _REWARD, _LOSS, _DRAW, _TRAIN, _MACHINE, _ALLOW = (
-    "The run",
-    "Rewards",
-    "The policy loss",
-    "Which problems come when",
-    "What is trained",
-    "The machine",
-    "Preflight",
+from bethink.cli.options import (
+    ALLOW,
+    MACHINE,
+    RUN,
+    Alpha,
+    CheckpointEvery,
+    Clip,
+    Full,
+    Keep,
+    Lr,
+    MinLrRatio,
+    ModelSpec,
+    Rank,
+    Resume,
+    Seed,
+    Slots,
+    Targets,
+    ThinkClose,
+    ThinkOpen,
+    Toggle,
+    TokensPerMicrobatch,
+    TrainDevice,
+    TrainDtype,
+    TrainOutput,
+    UnsafeCode,
+    Warmup,
+    WeightDecay,
+    given,
 )
+
+_REWARD, _LOSS, _DRAW = "Rewards", "The policy loss", "Which problems come when"
 
 
 def grpo(
-    model: Annotated[
-        str, typer.Option(help="Directory, hub id, GGUF file, built-in name, or MODEL+ADAPTER_DIR.")
-    ],
+    model: ModelSpec,
     tasks: Annotated[
         list[str],
         typer.Option(help="Generators (chain_sum:min_terms=3) or files (train.jsonl:gsm8k), with commas."),
     ],
-    output: Annotated[Path, typer.Option(help="Directory for the adapter, rollouts, metrics, checkpoints.")],
+    output: TrainOutput,
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter to train on; without one a new one is added.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of rollouts and updates.", rich_help_panel=_RUN)] = 100,
-    problems_per_step: Annotated[int, typer.Option(help="Problems a step.", rich_help_panel=_RUN)] = 16,
-    group_size: Annotated[int, typer.Option(help="Completions of a problem.", rich_help_panel=_RUN)] = 8,
+    steps: Annotated[int, typer.Option(help="Steps of rollouts and updates.", rich_help_panel=RUN)] = 100,
+    problems_per_step: Annotated[int, typer.Option(help="Problems a step.", rich_help_panel=RUN)] = 16,
+    group_size: Annotated[int, typer.Option(help="Completions of a problem.", rich_help_panel=RUN)] = 8,
     updates_per_step: Annotated[
-        int, typer.Option(help="Optimizer updates on a step's rollouts.", rich_help_panel=_RUN)
+        int, typer.Option(help="Optimizer updates on a step's rollouts.", rich_help_panel=RUN)
     ] = 1,
     problems: Annotated[
         int | None,
-        typer.Option(help="Problems in all (default: as many as the run can use).", rich_help_panel=_RUN),
+        typer.Option(help="Problems in all (default: as many as the run can use).", rich_help_panel=RUN),
     ] = None,
     split: Annotated[
         str,
-        typer.Option(help="Which part of a generator's or hub data set's problems.", rich_help_panel=_RUN),
+        typer.Option(help="Which part of a generator's or hub data set's problems.", rich_help_panel=RUN),
     ] = "train",
     modes: Annotated[
         str,
         typer.Option(
-            help="on, off, both (each problem in both), or shares: on=0.5,both=0.5.", rich_help_panel=_RUN
+            help="on, off, both (each problem in both), or shares: on=0.5,both=0.5.", rich_help_panel=RUN
         ),
     ] = "on",
     max_tokens: Annotated[
-        int, typer.Option(help="Tokens of a completion, at most.", rich_help_panel=_RUN)
+        int, typer.Option(help="Tokens of a completion, at most.", rich_help_panel=RUN)
     ] = 1024,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=_RUN)] = 1e-5,
-    warmup: Annotated[
-        float, typer.Option(help="Share of the steps spent warming up.", rich_help_panel=_RUN)
-    ] = 0.03,
-    min_lr_ratio: Annotated[
-        float,
-        typer.Option(help="Where the cosine ends, as a share of --lr; 1 is constant.", rich_help_panel=_RUN),
+    temperature: Annotated[
+        float, typer.Option(help="Of the policy that is sampled and trained.", rich_help_panel=RUN)
     ] = 1.0,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=_RUN)] = 0.0,
-    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0 is off.", rich_help_panel=_RUN)] = 1.0,
-    seed: Annotated[
-        int, typer.Option(help="Decides problems, their order and what is sampled.", rich_help_panel=_RUN)
-    ] = 0,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from the last checkpoint in --output.", rich_help_panel=_RUN),
-    ] = False,
+    lr: Lr = 1e-5,
+    warmup: Warmup = 0.03,
+    min_lr_ratio: MinLrRatio = 1.0,
+    weight_decay: WeightDecay = 0.0,
+    clip: Clip = 1.0,
+    seed: Seed = 0,
+    resume: Resume = False,
     rewards: Annotated[
         str,
         typer.Option(help="Names and weights (docs/rewards.md).", rich_help_panel=_REWARD),
@@ -142,65 +152,45 @@ def grpo(
     mastery_fall_back: Annotated[
         float, typer.Option(help="Pass rate below which it closes again.", rich_help_panel=_DRAW)
     ] = 0.3,
-    full: Annotated[
-        bool, typer.Option("--full", help="Train all weights instead of an adapter.", rich_help_panel=_TRAIN)
-    ] = False,
-    rank: Annotated[int, typer.Option(help="LoRA rank of a new adapter.", rich_help_panel=_TRAIN)] = 64,
-    alpha: Annotated[
-        float | None, typer.Option(help="LoRA alpha (default: twice the rank).", rich_help_panel=_TRAIN)
-    ] = None,
-    targets: Annotated[
-        str,
-        typer.Option(
-            help="all-linear, layer names separated by commas, or a regular expression.",
-            rich_help_panel=_TRAIN,
-        ),
-    ] = "all-linear",
+    full: Full = False,
+    rank: Rank = 64,
+    alpha: Alpha = None,
+    targets: Targets = "all-linear",
     toggle: Toggle = "system",
     think_open: ThinkOpen = None,
     think_close: ThinkClose = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    slots: Annotated[int, typer.Option(help="Completions sampled at once.", rich_help_panel=_MACHINE)] = 64,
+    dtype: TrainDtype = None,
+    device: TrainDevice = None,
+    slots: Slots = 64,
     workers: Annotated[
-        int | None, typer.Option(help="Grading processes (default: one a core).", rich_help_panel=_MACHINE)
+        int | None, typer.Option(help="Grading processes (default: one a core).", rich_help_panel=MACHINE)
     ] = None,
-    tokens_per_microbatch: Annotated[
-        int | None,
-        typer.Option(help="Tokens computed at once (default: by device).", rich_help_panel=_MACHINE),
-    ] = None,
-    checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints; 0: only at the end.", rich_help_panel=_MACHINE)
-    ] = 10,
-    keep: Annotated[int, typer.Option(help="Checkpoints kept.", rich_help_panel=_MACHINE)] = 2,
+    tokens_per_microbatch: TokensPerMicrobatch = None,
+    checkpoint_every: CheckpointEvery = 10,
+    keep: Keep = 2,
     unsafe_code: UnsafeCode = False,
     allow_truncated: Annotated[
         float,
-        typer.Option(help="Share of the first completions that may be cut.", rich_help_panel=_ALLOW),
+        typer.Option(help="Share of the first completions that may be cut.", rich_help_panel=ALLOW),
     ] = 0.5,
     allow_no_signal: Annotated[
         float,
-        typer.Option(help="Share of the first groups that may have no signal.", rich_help_panel=_ALLOW),
+        typer.Option(help="Share of the first groups that may have no signal.", rich_help_panel=ALLOW),
     ] = 0.9,
     allow_ungraded: Annotated[
         float,
-        typer.Option(help="Share of the first completions whose grading may fail.", rich_help_panel=_ALLOW),
+        typer.Option(help="Share of the first completions whose grading may fail.", rich_help_panel=ALLOW),
     ] = 0.05,
 ) -> None:
     """Reinforcement learning with verifiable rewards: sample, grade, prefer what was right.
 
     Writes OUTPUT/adapter/ (or OUTPUT/model/), rollouts.jsonl, rollouts.html, metrics.jsonl, plots, preflight.json and checkpoints/.
     """
-    options = dict(locals())
-    from bethink.chat.toggle import DEFAULT_FORMAT
+    options = given(locals())
     from bethink.core.config import validate
     from bethink.core.console import out
     from bethink.train.rl.config import GRPOConfig
 
-    if targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
-        options["targets"] = tuple(targets.split(","))
-    options["think_open"] = think_open or DEFAULT_FORMAT.open
-    options["think_close"] = think_close or DEFAULT_FORMAT.close
     config = validate(GRPOConfig, options, name="bethink grpo", flags=True)
     config.located()  # what is not there is said before torch is imported, which takes seconds
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +28,74 @@ UnsafeCode = Annotated[
         help="Run programs that a model wrote even where there is no sandbox: they can read and delete your files.",
     ),
 ]
+
+
+RUN, TRAINED, MACHINE, KEPT, ALLOW = (
+    "The run",
+    "What is trained",
+    "The machine",
+    "What is kept",
+    "Preflight",
+)
+"""Panels of a trainer's help."""
+
+ModelSpec = Annotated[
+    str, typer.Option(help="Directory, hub id, GGUF file, built-in name, or MODEL+ADAPTER_DIR.")
+]
+TrainOutput = Annotated[Path, typer.Option(help="Directory for what is trained, metrics and checkpoints.")]
+Rows = Annotated[
+    Path, typer.Option(help="Output directory of `bethink curate`, or one .jsonl or .parquet file.")
+]
+Lr = Annotated[float, typer.Option(help="Peak learning rate.", rich_help_panel=RUN)]
+Warmup = Annotated[float, typer.Option(help="Share of the steps spent warming up.", rich_help_panel=RUN)]
+MinLrRatio = Annotated[
+    float,
+    typer.Option(help="Where the cosine ends, as a share of --lr; 1 is constant.", rich_help_panel=RUN),
+]
+WeightDecay = Annotated[float, typer.Option(help="AdamW's weight decay.", rich_help_panel=RUN)]
+Clip = Annotated[float, typer.Option(help="Largest gradient norm; 0 is off.", rich_help_panel=RUN)]
+Seed = Annotated[int, typer.Option(help="Decides everything that is random.", rich_help_panel=RUN)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.", rich_help_panel=RUN)
+]
+Full = Annotated[
+    bool, typer.Option("--full", help="Train all weights instead of an adapter.", rich_help_panel=TRAINED)
+]
+Rank = Annotated[int, typer.Option(help="LoRA rank of a new adapter.", rich_help_panel=TRAINED)]
+Alpha = Annotated[
+    float | None, typer.Option(help="LoRA alpha (default: twice the rank).", rich_help_panel=TRAINED)
+]
+Targets = Annotated[
+    str,
+    typer.Option(
+        help="all-linear, layer names separated by commas, or a regular expression.", rich_help_panel=TRAINED
+    ),
+]
+TrainDtype = Annotated[
+    str | None,
+    typer.Option(
+        help="bfloat16 or float32: what the model computes in.",
+        show_default="what suits the machine",
+        rich_help_panel=MACHINE,
+    ),
+]
+TrainDevice = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1.", show_default="the best there is", rich_help_panel=MACHINE),
+]
+TokensPerMicrobatch = Annotated[
+    int | None, typer.Option(help="Tokens computed at once (default: by device).", rich_help_panel=MACHINE)
+]
+Slots = Annotated[int, typer.Option(help="Completions sampled at once.", rich_help_panel=MACHINE)]
+CheckpointEvery = Annotated[
+    int, typer.Option(help="Steps between checkpoints; 0: only at the end.", rich_help_panel=KEPT)
+]
+Keep = Annotated[int, typer.Option(help="Checkpoints kept.", rich_help_panel=KEPT)]
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A verb's options without those that were left to the config."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def read_mode(thinking: str) -> Mode:

@@ -10,16 +10,26 @@ import typer
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe file, or the name of a packaged one (quickstart, weekend-8b).")
+        str,
+        typer.Argument(
+            help="A recipe file, or the name of a packaged one: quickstart, weekend-8b, r1-zero, r1, r1-distill, llama-nemotron, domain, lab."
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="The run's directory.", show_default="runs/NAME")
+        Path | None, typer.Option(help="The run's directory.", show_default="runs/NAME or runs/NAME-PRESET")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="One of the recipe's presets, such as a smaller machine's.")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="Override: vars.NAME, seed, or STAGE.OPTION. Repeatable."
         ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="The last stage to run; the same command without it goes on from there."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print the plan; run nothing.")
@@ -46,8 +56,8 @@ def run(
     from bethink.recipe.stages import prepare
 
     overrides = set_ or []
-    loaded = load_recipe(recipe, overrides)
-    directory = output or Path("runs") / loaded.recipe.name
+    loaded = load_recipe(recipe, overrides, preset)
+    directory = output or Path("runs") / "-".join(filter(None, (loaded.recipe.name, preset)))
     if dry_run:
         stages = prepare(loaded, directory.absolute())
         lines = estimate(loaded.recipe, stages)
@@ -56,10 +66,12 @@ def run(
         return
     if fresh_sibling:
         directory = choose_directory(directory, loaded.recipe)
+    chosen = [f"preset={preset}"] if preset else []
     try:
-        manifest = run_recipe(loaded, directory, overrides=overrides, redo=redo)
+        manifest = run_recipe(loaded, directory, overrides=[*chosen, *overrides], redo=redo, until=until)
     except KeyboardInterrupt:
-        again = ["bethink", "run", recipe, *(word for one in overrides for word in ("--set", one))]
+        again = ["bethink", "run", recipe, *(["--preset", preset] if preset else [])]
+        again += [word for one in overrides for word in ("--set", one)]
         note(f"stopped; go on with: {shlex.join([*again, '--output', str(directory)])}")
         raise
     if rows := read_results(directory):

@@ -96,6 +96,13 @@ def sample(
             "--paired", help="Only problems with a row in every mode asked for.", rich_help_panel=_KEEP
         ),
     ] = False,
+    majority: Annotated[
+        float,
+        typer.Option(
+            help="Of problems without an answer: what at least this share of the answers agree on is right; 0: no vote.",
+            rich_help_panel=_KEEP,
+        ),
+    ] = 0.0,
     any_verdict: Annotated[
         bool, typer.Option("--any-verdict", help="Keep wrong answers too.", rich_help_panel=_KEEP)
     ] = False,
@@ -147,6 +154,8 @@ def sample(
     summary = run_sample(validate(SampleConfig, given, name="bethink sample", flags=True))
     for reason, count in summary["left_out"].items():
         note(f"left out {count:,}: {REASONS[reason]}")
+    if "voted" in summary:
+        note(f"{summary['voted']:,} problems have their answer from a majority vote")
     rows = ", ".join(f"{count:,} {mode}" for mode, count in summary["rows"].items())
     cost = f", cost {summary['cost']:.2f}" if summary["cost"] else ""
     out.print(

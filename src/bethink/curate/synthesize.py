@@ -1,6 +1,6 @@
 """Raw post-training rows from problems with worked solutions, in the schema of the Llama-Nemotron Post-Training Dataset.
 
-Every problem gives two rows: one answered after the working (thinking on), one answered at once (off). A share of defective rows is
+Every problem gives two rows: one answered after the working (thinking on), one answered at once (off); or one of the two. A share of defective rows is
 planted among them, each labelled in `labels.jsonl`, so that a curation run has something to find and its finds can be checked.
 Leaves making problems and working them to `tasks`, and the form of a thinking answer to `chat`.
 """
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bethink.chat.parse import compose
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode, apply_toggle
@@ -25,19 +25,28 @@ from bethink.core.files import atomic_path, dump_line, write_json
 from bethink.core.seeds import derive_seed
 from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
-from bethink.tasks.worked import WORKED, Worked, solve
+from bethink.tasks.worked import WORKED, Worked, broken_off, solve
 
 
 class SynthesizeConfig(StrictModel):
     """output: directory for rows.jsonl, labels.jsonl and summary.json; task: a procedural generator, with options after a colon
-    (`chain_sum:min_terms=5,max_terms=8`); problems: how many different ones; defects: share of all rows that are planted defects.
+    (`chain_sum:min_terms=5,max_terms=8`); problems: how many different ones; modes: on, off or both; careless: share of the
+    thinking-on rows whose working breaks off, as hurried people write; defects: share of all rows that are planted defects.
     """
 
     output: Path
     task: str = "chain_sum"
     problems: int = Field(default=1000, gt=0)
+    modes: tuple[Mode, ...] = Field(default=tuple(Mode), min_length=1)
+    careless: float = Field(default=0.0, ge=0, le=1)
     defects: float = Field(default=0.1, ge=0, lt=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _defects_are_of_both(self) -> Self:
+        if self.defects and set(self.modes) != set(Mode):
+            raise ValueError("planted defects are of both modes: set defects to 0, or leave modes out")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,11 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
             fix=f"{hint}tasks with worked solutions: {', '.join(sorted(WORKED))}",
         )
     random = Random(derive_seed(config.seed, "synthesize", config.task))
-    clean = [_clean(problem, solution, mode, random) for problem, solution in worked for mode in Mode]
+    clean = [
+        _clean(problem, _hurried(problem, solution, mode, config.careless, random), mode, random)
+        for problem, solution in worked
+        for mode in config.modes
+    ]
     planted = round(len(clean) * config.defects / (1 - config.defects))
     defective = [_plant(kind, worked, clean, random) for kind in _cycle(planted)]
     lines = sorted([*clean, *defective], key=lambda line: line.key)
@@ -108,6 +121,12 @@ def _row(problem: Problem, output: str, mode: Mode) -> dict[str, Any]:
 def _clean(problem: Problem, solution: Worked, mode: Mode, random: Random) -> _Line:
     output = compose(solution.thinking, solution.answer) if mode is Mode.ON else solution.answer
     return _Line(dump_line(_row(problem, output, mode)), problem.id, mode, None, random.random())
+
+
+def _hurried(problem: Problem, solution: Worked, mode: Mode, share: float, random: Random) -> Worked:
+    """The solution, or in a share of the thinking-on rows one whose working breaks off."""
+    hasty = mode is Mode.ON and share > 0 and random.random() < share
+    return (broken_off(problem, solution, random) if hasty else None) or solution
 
 
 def _cycle(count: int) -> Iterator[str]:

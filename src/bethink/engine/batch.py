@@ -26,10 +26,15 @@ Drawn = tuple[Row, int]
 
 
 class Batch:
-    """A runner, its cache and who sits in it. `max_cache_tokens`: the most slots × capacity there is memory for."""
+    """A runner, its cache and who sits in it. `max_cache_tokens`: the most slots × capacity there is memory for.
 
-    def __init__(self, runner: Runner, slots: int, max_cache_tokens: int | None) -> None:
-        self._runner = runner
+    temperature: the model's logits are divided by it before anything else is done with them.
+    """
+
+    def __init__(
+        self, runner: Runner, slots: int, max_cache_tokens: int | None, temperature: float = 1.0
+    ) -> None:
+        self._runner, self._temperature = runner, temperature
         self._scheduler = Scheduler(slots, max_cache_tokens, share_prefixes=runner.cuts_freely)
         self._max_cache_tokens = max_cache_tokens
         self._logits: dict[PromptIds, Tensor] = {}
@@ -164,6 +169,8 @@ class Batch:
         rules: Sequence[Rules],
     ) -> list[Drawn]:
         """One token for each row; `places`: where the rows stand in `logits_BV` and `rules`."""
+        if self._temperature != 1:
+            logits_BV = logits_BV / self._temperature
         count = len(logits_BV)
         seeds, indices, forced = [0] * count, [0] * count, [-1] * count
         for place, (_, row) in zip(places, rows, strict=True):

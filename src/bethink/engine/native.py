@@ -53,6 +53,8 @@ class NativeEngine:
     decode: token ids to text; needed only by requests with stop strings or a thinking budget.
     slots: sequences decoded together. max_cache_tokens: most tokens in the cache, slots × capacity (default: what half of the free
     memory holds). prefill_tokens: most prompt tokens in one forward. progress: told of every token.
+    temperature: of the distribution that counts as the model's own: what a request draws from at its temperature 1, and whose
+    log-probabilities are given. A policy that is trained at another temperature than 1 is sampled so.
     """
 
     def __init__(
@@ -64,7 +66,12 @@ class NativeEngine:
         max_cache_tokens: int | None = None,
         prefill_tokens: int = PREFILL_TOKENS,
         progress: Progress | None = None,
+        temperature: float = 1.0,
     ) -> None:
+        if not temperature > 0:
+            raise ConfigError(
+                f"the temperature of the model's own distribution must be positive, not {temperature}"
+            )
         if slots < 1:
             raise ConfigError(f"slots must be at least 1, not {slots}")
         self._runner = Runner(model, prefill_tokens=prefill_tokens)
@@ -72,7 +79,7 @@ class NativeEngine:
             device = self._runner.device
             free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
             max_cache_tokens = int(free * _MEMORY_SHARE) // self._runner.bytes_per_token()
-        self._batch = Batch(self._runner, slots, max_cache_tokens)
+        self._batch = Batch(self._runner, slots, max_cache_tokens, temperature)
         self._work = Work()
         self._decode = decode
         self._progress = progress

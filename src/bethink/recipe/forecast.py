@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bethink.core.errors import ConfigError
-from bethink.core.files import read_json
-from bethink.models.cost import Shape, decode_step, prefill, sft_step
+from bethink.core.files import read_json, read_object
+from bethink.models.cost import Shape, cache_values, decode_step, prefill, sft_step
 from bethink.models.known_speed import recall, speed_of
 from bethink.models.lora_config import ALL_LINEAR
 from bethink.models.recompute import Recompute, choose
@@ -38,12 +38,20 @@ class Rate:
     words: str
 
 
-def training_rate(config: Any, assume: Assume) -> Rate | None:
-    """How fast an sft stage trains; None where nothing tells."""
+def training_rate(
+    config: Any, assume: Assume, *, further: int = 0, teacher: str | None = None
+) -> Rate | None:
+    """How fast a stage learns from rows of prompt and completion; None where nothing tells.
+
+    further: passes without a backward one, as a reference's. teacher: a model that reads the same rows.
+    """
+    taught = _shaped(*_found(teacher)) if teacher else None
+    if teacher and taught is None:
+        return None
     if assume.tflops and assume.parameters:
-        flops = (6 if config.full else 4) * assume.parameters
-        words = f"{assume.parameters / 1e9:.3g} billion parameters, {100 * assume.mfu:.0f} % of {assume.tflops:,.4g} TFLOP/s"
-        return Rate(assume.tflops * 1e12 * assume.mfu / flops, words)
+        flops = ((6 if config.full else 4) + 2 * further) * assume.parameters
+        flops += 2 * (taught.linear + taught.head) if taught else 0
+        return _of_peak(assume, flops)
     if not assume.tokens_per_sample:
         return None
     shape, speed = _shape(config.model, assume), _speed(config, assume)
@@ -55,7 +63,63 @@ def training_rate(config: Any, assume: Assume) -> Rate | None:
     step = sft_step(
         shape, lengths, sum(lengths) - _prompt(assume) * len(lengths), rank=rank, weight_bytes=speed.width
     )
+    for reader in [shape] * further + ([taught] if taught else []):
+        step += prefill(reader, lengths, weight_bytes=speed.width)
     return _usual("sft", sum(lengths) / speed.floor(step, sum(lengths)))
+
+
+def pretraining_rate(config: Any, assume: Assume) -> Rate | None:
+    """How fast a pretrain stage learns from texts; None where nothing tells."""
+    shape, sizes = _planned(config)
+    count = parameters(shape, sizes) if shape else assume.parameters
+    if assume.tflops and count:
+        return _of_peak(assume, 6 * count, count)
+    speed = _speed(config, assume)
+    if shape is None or speed is None:
+        return None
+    lengths = [config.context] * max(1, config.tokens_per_step // config.context)
+    step = sft_step(shape, lengths, sum(lengths), rank=None, trains_head=True, weight_bytes=speed.width)
+    return _usual("sft", sum(lengths) / speed.floor(step, sum(lengths)))
+
+
+def pretraining_memory(config: Any, assume: Assume) -> int | None:
+    """Peak bytes of a pretrain stage; None when its model's shape is not known."""
+    shape, sizes = _planned(config)
+    if shape is None:
+        return None
+    row_tokens = max(config.tokens_per_microbatch or assume.tokens_per_microbatch, config.context)
+    count = parameters(shape, sizes)
+    return _of_training(
+        shape,
+        sizes,
+        weights=2 * count,
+        trained=16 * count,
+        row_tokens=row_tokens,
+        recompute=Recompute.NOTHING,
+    )
+
+
+def _planned(config: Any) -> tuple[Shape | None, Sizes]:
+    """The shape of a model that is made anew, where its keys tell it all."""
+    family = config.model
+    sizes: Sizes = {"model_type": family} if "/" not in family and "." not in family else {}
+    path = Path(family) / "config.json" if os.path.isdir(family) else Path(family)
+    if os.path.isfile(path):
+        sizes = read_object(path)
+    elif config.tokenizer is not None:
+        sizes["vocab_size"] = (_found(config.tokenizer)[1] or {}).get("vocab_size")
+    if config.vocabulary is not None:
+        sizes["vocab_size"] = config.vocabulary
+    sizes = {**sizes, **config.shape}
+    return shape_from(sizes), sizes
+
+
+def _of_peak(assume: Assume, flops: float, count: float | None = None) -> Rate:
+    """flops: for each token; count: parameters, where not those of the recipe's `assume`."""
+    assert assume.tflops is not None
+    size = count or assume.parameters or 0.0
+    words = f"{size / 1e9:.3g} billion parameters, {100 * assume.mfu:.0f} % of {assume.tflops:,.4g} TFLOP/s"
+    return Rate(assume.tflops * 1e12 * assume.mfu / flops, words)
 
 
 def sampling_rate(config: Any, assume: Assume, rows: int) -> Rate | None:
@@ -103,29 +167,69 @@ def _speed(config: Any, assume: Assume) -> Speed | None:
     return speed_of(device, torch_dtype(config.dtype, device))
 
 
-def memory(config: Any, assume: Assume) -> int | None:
-    """Peak bytes of the training, from the model's shape; None when the shape is not known. Raises ConfigError for a shape of nothing."""
+def memory(config: Any, assume: Assume, *, longest: int = 0) -> int | None:
+    """Peak bytes of the training, from the model's shape; None when the shape is not known. Raises ConfigError for a shape of nothing.
+
+    longest: tokens of a sample that may be longer than what goes through at once.
+    """
     where, sizes = _sizes(config.model, assume)
     if sizes is None:
         return None
+    row_tokens = max(config.tokens_per_microbatch or assume.tokens_per_microbatch, longest)
 
     def needed(level: Recompute) -> int:
-        return _memory(config, assume, sizes, where, level)
+        return _memory(config, row_tokens, sizes, where, level)
 
     free = assume.memory_gib * 2**30 if assume.memory_gib else math.inf
-    return needed(choose(config.gradient_checkpointing, needed, free))
+    # A trainer without the option computes nothing again.
+    return needed(choose(getattr(config, "gradient_checkpointing", False), needed, free))
 
 
-def _memory(config: Any, assume: Assume, sizes: Sizes, where: str, recompute: Recompute) -> int:
-    row_tokens = config.tokens_per_microbatch or assume.tokens_per_microbatch
+def sampling_memory(config: Any, assume: Assume) -> int | None:
+    """Bytes that sampling one completion of full length needs beside the weights, and a KL term's reference; None for an unknown shape."""
+    where, sizes = _sizes(config.model, assume)
+    shape = None if sizes is None else _shaped(where, sizes)
+    if sizes is None or shape is None:
+        return None
+    reference = 0
+    if config.objective.kl:
+        reference = 2 * parameters(shape, sizes) if config.full else 4 * _adapter(shape, config.rank)
+    return round(2 * cache_values(shape, config.max_tokens)) + reference
+
+
+def weight_bytes(model: str) -> int | None:
+    """Bytes of a model's weights in a format of two bytes; None when its shape is not known here."""
+    where, sizes = _found(model)
+    shape = None if sizes is None else _shaped(where, sizes)
+    return 2 * parameters(shape, sizes) if shape and sizes else None
+
+
+def _memory(config: Any, row_tokens: int, sizes: Sizes, where: str, recompute: Recompute) -> int:
     shape = shape_from(sizes)
     if shape is None or (config.targets != ALL_LINEAR and not config.full):
         return _memory_laid_out(config, sizes, where, row_tokens, recompute)
-    count = parameters(shape, sizes)
-    adapter = config.rank * sum(size_in + size_out for layer in shape.layers for size_in, size_out in layer)
-    return training_memory(
+    count, adapter = parameters(shape, sizes), _adapter(shape, config.rank)
+    return _of_training(
+        shape,
+        sizes,
         weights=2 * count + (0 if config.full else 4 * adapter),
         trained=16 * count if config.full else 12 * adapter,
+        row_tokens=row_tokens,
+        recompute=recompute,
+    )
+
+
+def _adapter(shape: Shape, rank: int) -> int:
+    """Parameters of an adapter on all linear layers."""
+    return rank * sum(size_in + size_out for layer in shape.layers for size_in, size_out in layer)
+
+
+def _of_training(
+    shape: Shape, sizes: Sizes, *, weights: int, trained: int, row_tokens: int, recompute: Recompute
+) -> int:
+    return training_memory(
+        weights=weights,
+        trained=trained,
         layers=len(shape.layers),
         hidden=shape.hidden,
         feed_forward=sizes["intermediate_size"],
@@ -157,7 +261,10 @@ def _memory_laid_out(config: Any, sizes: Sizes, where: str, row_tokens: int, rec
 
 
 def _shape(model: str, assume: Assume) -> Shape | None:
-    where, sizes = _sizes(model, assume)
+    return _shaped(*_sizes(model, assume))
+
+
+def _shaped(where: str, sizes: Sizes | None) -> Shape | None:
     if sizes is None:
         return None
     if (shape := shape_from(sizes)) is not None:
@@ -186,10 +293,13 @@ def _explained(where: str) -> Iterator[None]:
 
 def _sizes(model: str, assume: Assume) -> tuple[str, Sizes | None]:
     """The keys of the model's config.json and where they stand: in the recipe, or on this machine; nothing is fetched to make a plan."""
+    return ("assume.shape", assume.shape) if assume.shape is not None else _found(model)
+
+
+def _found(model: str) -> tuple[str, Sizes | None]:
+    """The keys of a config.json on this machine, and where they stand."""
     from bethink.models.builtin import BUILTIN, cached, pull
 
-    if assume.shape is not None:
-        return "assume.shape", assume.shape
     if "+" in model and not os.path.exists(model):
         model = model.rpartition("+")[0]
     directory = str(pull(model)) if model in BUILTIN and cached(model) else model

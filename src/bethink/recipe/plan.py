@@ -17,8 +17,18 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from bethink.chat.toggle import Mode
 from bethink.core.console import duration
-from bethink.recipe.forecast import Rate, memory, sampling_rate, training_rate
+from bethink.recipe.forecast import (
+    Rate,
+    memory,
+    pretraining_memory,
+    pretraining_rate,
+    sampling_memory,
+    sampling_rate,
+    training_rate,
+    weight_bytes,
+)
 from bethink.recipe.schema import Assume, Recipe, stage_references
 from bethink.recipe.stages import Prepared
 
@@ -28,7 +38,8 @@ class Estimate:
     """One stage's plan.
 
     rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
-    made with each mode are known to pass curation. memory in bytes. rate: what the hours rest on.
+    made with each mode are known to pass curation; makes: how many a later stage can read at most, where that is not `rows`. memory
+    in bytes. rate: what the hours rest on.
     """
 
     stage: str
@@ -40,6 +51,7 @@ class Estimate:
     hours: float | None = None
     memory: int | None = None
     good: int | None = None
+    makes: int | None = None
     rate: Rate | None = None
 
 
@@ -54,19 +66,20 @@ def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
 
 def _synthesize(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    rows = round(2 * config.problems / (1 - config.defects))
+    both = len(config.modes) == len(Mode)
+    rows = round(len(config.modes) * config.problems / (1 - config.defects))
     return Estimate(
         one.stage.name,
         "synthesize",
         f"{config.problems:,} problems of {_task(config.task)}",
         rows,
-        good=config.problems,
+        good=config.problems if both else None,
     )
 
 
 def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    read = sum(stage.rows for stage in before if stage.rows is not None) or None
+    read = _read(before, len(config.input))
     what = f"at most {config.max_samples:,} rows" if config.max_samples else "every good row"
     good = [stage.good for stage in before if stage.good is not None]
     known = len(good) == len(config.input)
@@ -77,6 +90,13 @@ def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     return Estimate(one.stage.name, "curate", what, rows, tokens, at_most=not known)
 
 
+def _read(before: list[Estimate], inputs: int) -> int | None:
+    """The most rows that can be read, where all inputs are stages of which it is known."""
+    counts = [stage.rows if stage.makes is None else stage.makes for stage in before]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == inputs else None
+
+
 def _balanced(each: int, on_per_off: Fraction | None) -> int:
     """Rows left of `each` with thinking on and as many off when the larger side is trimmed to the ratio."""
     if on_per_off is None:
@@ -84,29 +104,103 @@ def _balanced(each: int, on_per_off: Fraction | None) -> int:
     return each + math.floor(each * min(on_per_off, 1 / on_per_off))
 
 
+def _corpus(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    return Estimate(one.stage.name, "corpus", f"texts of {_task(config.task)}", config.texts, at_most=True)
+
+
+def _pretrain(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    config: Any = one.config
+    texts = sum(stage.rows or 0 for stage in before)
+    passes = texts * config.epochs * (1 - config.held_out)
+    tokens = config.steps * config.tokens_per_step if config.steps else None
+    if tokens is None and texts and assume.tokens_per_sample:
+        tokens = round(passes * assume.tokens_per_sample)
+    what = "all weights from random ones"
+    if tokens:
+        what += f", {-(-tokens // config.tokens_per_step):,} steps of {config.tokens_per_step:,} tokens"
+    rate = pretraining_rate(config, assume) if tokens else None
+    return Estimate(
+        one.stage.name,
+        "pretrain",
+        what,
+        None if config.steps else round(passes) or None,
+        tokens,
+        at_most=not config.steps,
+        hours=_time(tokens, rate),
+        memory=pretraining_memory(config, assume),
+        rate=rate,
+    )
+
+
 def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    return _on_rows(one, assume, before)
+
+
+def _distill(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    """The student's training, the teacher's reading, and what the student writes itself."""
+    config: Any = one.config
+    line = _on_rows(one, assume, before, f"taught by {_model(config.teacher)}, ", teacher=config.teacher)
+    teacher = weight_bytes(config.teacher)
+    line = replace(line, memory=line.memory + teacher if line.memory and teacher else None)
+    if not line.rows or not line.hours or not config.own_share:
+        return line
+    own = line.rows * config.own_share
+    sampled = sampling_rate(config, assume, round(config.batch_size * config.own_share))
+    written = own * min(assume.tokens_per_completion or math.inf, config.completion_tokens)
+    hours = line.hours + written / sampled.tokens_per_second / 3600 if sampled else None
+    return replace(line, hours=hours)
+
+
+def _prefer(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
+    """A sample is a pair: two rows, which the reference reads as well."""
+    config: Any = one.config
+    reward = config.reward_model
+    what = "reward model, " if reward else f"{config.algorithm}, "
+    further = 0 if reward or not config.objective.reference else 1
+    return _on_rows(one, assume, before, what, of="pairs", rows_each=2, further=further)
+
+
+def _on_rows(
+    one: Prepared,
+    assume: Assume,
+    before: list[Estimate],
+    what: str = "",
+    *,
+    of: str = "",
+    rows_each: int = 1,
+    further: int = 0,
+    teacher: str | None = None,
+) -> Estimate:
+    """A stage that learns from rows. of: what its samples are called, each of `rows_each` rows; the rest is as for `training_rate`."""
     config: Any = one.config
     curated = next((stage for stage in before if stage.uses == "curate" and stage.rows), None)
     available = curated.rows if curated else None
     samples = (
         config.steps * config.batch_size if config.steps else available and round(available * config.epochs)
     )
-    what = "all weights" if config.full else f"LoRA rank {config.rank}"
+    what += "all weights" if config.full else f"LoRA rank {config.rank}"
     if samples:
-        what += f", {-(-samples // config.batch_size):,} steps of {config.batch_size}"
-    tokens = round(samples * assume.tokens_per_sample) if samples and assume.tokens_per_sample else None
-    rate = training_rate(config, assume) if tokens else None
+        what += f", {-(-samples // config.batch_size):,} steps of {config.batch_size}" + (of and f" {of}")
+    mean = assume.tokens_per_sample
+    tokens = round(samples * rows_each * mean) if samples and mean else None
+    rate = training_rate(config, assume, further=further, teacher=teacher) if tokens else None
     return Estimate(
         one.stage.name,
-        "sft",
+        one.stage.uses,
         what,
         samples,
         tokens,
         at_most=not config.steps and not (curated and not curated.at_most),
-        hours=tokens / rate.tokens_per_second / 3600 if tokens and rate else None,
+        hours=_time(tokens, rate),
         memory=memory(config, assume),
         rate=rate,
     )
+
+
+def _time(tokens: float | None, rate: Rate | None) -> float | None:
+    """Hours for so many tokens."""
+    return tokens / rate.tokens_per_second / 3600 if tokens and rate else None
 
 
 def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -123,8 +217,12 @@ def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 
 
 def _sample(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
-    """What an evaluation of the same size takes; how many rows are left cannot be told."""
-    return replace(_eval(one, assume, before), uses="sample")
+    """What an evaluation of the same size takes; of the rows only the most there can be is known."""
+    config: Any = one.config
+    line = _eval(one, assume, before)
+    asked = config.size * len(config.tasks) if config.size else None
+    makes = asked * len(config.modes) * config.keep if asked and config.keep else line.rows
+    return replace(line, uses="sample", makes=makes)
 
 
 def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -132,10 +230,14 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     rollouts = config.steps * config.batch_size
     what = f"{config.algorithm}, {config.steps:,} steps of {config.problems_per_step} problems × {config.group_size} completions"
     hours = None
-    sampled, trained = sampling_rate(config, assume, config.batch_size), training_rate(config, assume)
+    # The policy that sampled is asked again where it is not the one that learns, and a reference where there is a KL term.
+    further = (config.updates_per_step > 1) + bool(config.objective.kl)
+    sampled = sampling_rate(config, assume, config.batch_size)
+    trained = training_rate(config, assume, further=further)
     if sampled and trained and assume.tokens_per_completion:
         tokens = rollouts * assume.tokens_per_completion
         hours = tokens * (1 / sampled.tokens_per_second + 1 / trained.tokens_per_second) / 3600
+    learning, beside = memory(config, assume, longest=config.max_tokens), sampling_memory(config, assume)
     return Estimate(
         one.stage.name,
         "grpo",
@@ -144,14 +246,21 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
         rollouts * config.max_tokens,
         at_most=True,
         hours=hours,
+        memory=learning + beside if learning and beside else learning,
         rate=sampled,
     )
 
 
 def _task(spec: str) -> str:
-    """A task's short name: the generator's, or the layout of a file or hub data set."""
+    """A task's short name: the generator's, the file's, or of a hub data set its layout's or its own."""
     head, _, rest = spec.partition(":")
-    return rest.rpartition(":")[2] if head == "hub" else Path(head).name
+    identity, _, layout = rest.partition(":")
+    return (Path(identity).name if "=" in layout else layout) if head == "hub" else Path(head).name
+
+
+def _model(spec: str) -> str:
+    """A model's short name."""
+    return Path(spec.partition("+")[0]).name
 
 
 def _compare(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -171,14 +280,19 @@ def missing_inputs(stages: Sequence[Prepared]) -> list[Path]:
     """What curate stages read from outside the run and is not there yet."""
     configs: list[Any] = [one.config for one in stages if one.stage.uses == "curate"]
     made = {one.product for one in stages}
-    outside = [path for config in configs for path in config.input if path not in made]
+    read = dict.fromkeys(path for config in configs for path in config.input)
+    outside = [path for path in read if not made & {path, *path.parents}]
     return [path for path in outside if not os.path.exists(os.path.expanduser(path))]
 
 
 _ESTIMATES = {
     "synthesize": _synthesize,
+    "corpus": _corpus,
     "curate": _curate,
+    "pretrain": _pretrain,
     "sft": _sft,
+    "distill": _distill,
+    "prefer": _prefer,
     "grpo": _grpo,
     "sample": _sample,
     "eval": _eval,
@@ -213,7 +327,10 @@ def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Path
     if missing:
         text += f"\nNot here yet: {', '.join(map(str, missing))}."
     for uses, work, per, mean in (
+        ("pretrain", "Pretraining", "text", assume.tokens_per_sample),
         ("sft", "Training", "sample", assume.tokens_per_sample),
+        ("distill", "Distillation", "sample", assume.tokens_per_sample),
+        ("prefer", "Preference tuning", "row", assume.tokens_per_sample),
         ("grpo", "Reinforcement learning", "completion", assume.tokens_per_completion),
         ("sample", "Sampling", "completion", assume.tokens_per_completion),
         ("eval", "Evaluation", "completion", assume.tokens_per_completion),
@@ -222,7 +339,8 @@ def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Path
         if told:
             hours = _hours(sum(line.hours or 0.0 for line in told))
             rates = "; ".join(dict.fromkeys(line.rate.words for line in told if line.rate))
-            text += f"\n{work} about {hours} on {assume.device}: {mean:,.0f} tokens a {per}, {rates}."
+            each = f"{mean:,.0f} tokens a {per}, " if mean else ""
+            text += f"\n{work} about {hours} on {assume.device}: {each}{rates}."
     needed = max((line.memory for line in lines if line.memory), default=0)
     if needed and assume.memory_gib:
         fits = "fits in" if needed <= assume.memory_gib * 2**30 else "does NOT fit in"

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bethink.core.config import nearest
 from bethink.core.console import duration, note
-from bethink.core.errors import BethinkError, OutputError
+from bethink.core.errors import BethinkError, ConfigError, OutputError
 from bethink.core.files import explain_os_errors, only_process
 from bethink.recipe.environment import describe
 from bethink.recipe.manifest import Manifest, StageRecord, digest, load_manifest, now
@@ -30,14 +31,21 @@ _CLAIM = ".fingerprint.json"
 
 
 def run_recipe(
-    loaded: LoadedRecipe, run_dir: Path, *, overrides: Sequence[str] = (), redo: bool = False
+    loaded: LoadedRecipe,
+    run_dir: Path,
+    *,
+    overrides: Sequence[str] = (),
+    redo: bool = False,
+    until: str | None = None,
 ) -> Manifest:
-    """Bring every stage of the recipe to done.
+    """Bring every stage of the recipe to done, or those up to the stage `until`.
 
     redo: replace stages that were made from other settings, and what came after them; without it they are refused.
-    Raises OutputError for a directory that is not this recipe's to write, and whatever a stage raises.
+    Raises ConfigError for a stage that the recipe has not, OutputError for a directory that is not this recipe's to write, and whatever a stage raises.
     """
     run_dir = run_dir.absolute()
+    if until is not None:
+        known_stage(loaded.recipe, until)
     stages = prepare(loaded, run_dir)
     with _locked(run_dir):
         manifest = _open_manifest(loaded, run_dir, overrides)
@@ -51,13 +59,25 @@ def run_recipe(
             head = f"[{number}/{len(stages)}] {one.stage.name}"
             if record.state == "done":
                 note(f"{head}: done already ({duration(record.seconds)})")
-                continue
-            _run_stage(one, record, manifest, run_dir, head)
-            write_results(run_dir, stages)
-        if manifest.finished is None:
+            else:
+                _run_stage(one, record, manifest, run_dir, head)
+                write_results(run_dir, stages)
+            if one.stage.name == until:
+                break
+        if manifest.finished is None and all(record.state == "done" for record in manifest.stages):
             manifest.finished = now()
             manifest.save(run_dir)
     return manifest
+
+
+def known_stage(recipe: Recipe, name: str) -> None:
+    """Raise ConfigError for a stage that the recipe has not."""
+    names = [stage.name for stage in recipe.stages]
+    if name not in names:
+        guess = nearest(name, names)
+        raise ConfigError(
+            f"no stage `{name}`", fix=f"did you mean `{guess}`?" if guess else f"stages: {', '.join(names)}"
+        )
 
 
 def choose_directory(output: Path, recipe: Recipe) -> Path:

@@ -19,11 +19,27 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bethink.core.config import Path_, StrictModel, load_yaml, nearest, parse_yaml, validate
 from bethink.core.errors import ConfigError
+from bethink.recipe.presets import stage_places, with_preset
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
-StageUse = Literal["synthesize", "curate", "sft", "grpo", "sample", "eval", "compare", "report"]
+PresetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]*$")]
+StageUse = Literal[
+    "synthesize",
+    "corpus",
+    "curate",
+    "pretrain",
+    "sft",
+    "distill",
+    "prefer",
+    "grpo",
+    "sample",
+    "eval",
+    "compare",
+    "report",
+]
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
-_TOP_LEVEL = ("name", "description", "seed", "vars", "stages", "assume")
+_SET = ("name", "description", "seed", "vars", "assume")
+_TOP_LEVEL = (*_SET, "stages", "presets")
 
 
 class Stage(StrictModel):
@@ -63,7 +79,10 @@ class Assume(StrictModel):
 
 
 class Recipe(StrictModel):
-    """A whole road. `seed` is every stage's seed unless the stage sets its own."""
+    """A whole road. `seed` is every stage's seed unless the stage sets its own.
+
+    presets: named changes to all this (presets.py); no part of what a run does, and so of no record of it.
+    """
 
     name: Name
     description: str = ""
@@ -71,6 +90,7 @@ class Recipe(StrictModel):
     vars: dict[str, Any] = Field(default_factory=dict)
     stages: tuple[Stage, ...] = Field(min_length=1)
     assume: Assume = Assume()
+    presets: dict[PresetName, dict[str, Any]] = Field(default_factory=dict, exclude=True)
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Recipe:
@@ -131,20 +151,30 @@ def find_recipe(spec: str) -> Path:
     )
 
 
-def load_recipe(spec: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read and check a recipe: keys, stage names, references. Raises ConfigError with the line.
+def load_recipe(spec: str, overrides: Sequence[str] = (), preset: str | None = None) -> LoadedRecipe:
+    """Read and check a recipe: keys, stage names, references, and each of its presets. Raises ConfigError with the line.
 
     overrides: `a.b=c` strings. The first part is a key of the recipe (`seed`, `vars`, `assume`…) or a stage's name, whose options
-    the rest addresses: `vars.model=…`, `train.steps=20`. Values are YAML.
+    the rest addresses: `vars.model=…`, `train.steps=20`. Values are YAML. preset: whose changes are made first.
     """
     path = find_recipe(spec)
+    source = str(path)
     document, lines = load_yaml(path)
     if not isinstance(document, dict):
-        raise ConfigError("a recipe is a mapping with `name` and `stages`", where=str(path))
+        raise ConfigError("a recipe is a mapping with `name` and `stages`", where=source)
+    presets = document.get("presets")
+    for name in presets if isinstance(presets, dict) else ():
+        _checked(*with_preset(document, lines, name, source), source)
+    if preset is not None:
+        document, lines = with_preset(document, lines, preset, source)
     for override in overrides:
         _override(document, lines, override)
-    recipe = validate(Recipe, document, name=str(path), lines=lines)
-    loaded = LoadedRecipe(recipe, lines, str(path))
+    return _checked(document, lines, source)
+
+
+def _checked(document: dict[str, Any], lines: dict[Path_, int], source: str) -> LoadedRecipe:
+    loaded = LoadedRecipe(validate(Recipe, document, name=source, lines=lines), lines, source)
+    recipe = loaded.recipe
     for inner, _ in references(recipe.vars):
         raise ConfigError(
             "a variable is a plain value, without references", where=loaded.where(("vars", *inner))
@@ -161,12 +191,7 @@ def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) 
     if not equals or not all(parts):
         raise ConfigError("an override is written KEY=VALUE", where=where, fix="for example --set seed=1")
     value, _ = parse_yaml(text, where)
-    stages = document.get("stages")
-    by_name = {
-        stage["name"]: index
-        for index, stage in enumerate(stages if isinstance(stages, list) else [])
-        if isinstance(stage, dict) and isinstance(stage.get("name"), str)
-    }
+    by_name = stage_places(document)
     path: list[str | int] = list(parts)
     if parts[0] in by_name:
         path = ["stages", by_name[parts[0]], "with", *parts[1:]]
@@ -176,8 +201,8 @@ def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) 
                 where=where,
                 fix=f"--set {parts[0]}.OPTION=VALUE",
             )
-    elif parts[0] not in _TOP_LEVEL or parts[0] == "stages":
-        guess = nearest(parts[0], [*by_name, *_TOP_LEVEL])
+    elif parts[0] not in _SET:
+        guess = nearest(parts[0], [*by_name, *_SET])
         raise ConfigError(
             f"no stage or key `{parts[0]}` in the recipe",
             where=where,

@@ -38,10 +38,11 @@ class StageKind:
 
 
 class ReportConfig(StrictModel):
-    """examples: how many questions are shown with their outputs side by side."""
+    """examples: how many questions are shown with outputs side by side; every: each evaluated model's, not the first's and last's alone."""
 
     output: Path
     examples: int = 4
+    every: bool = False
 
 
 def _config(module: str, name: str) -> Callable[[], type[StrictModel]]:
@@ -70,7 +71,7 @@ def _all_but(module: str, name: str) -> Callable[[Any], dict[str, Any]]:
 def _report(config: ReportConfig) -> None:
     from bethink.recipe.report import write_report
 
-    write_report(config.output.parent, examples=config.examples)
+    write_report(config.output.parent, examples=config.examples, every=config.every)
 
 
 def _trainer(room: str, config: str, run: str, *reads: str) -> StageKind:
@@ -90,6 +91,11 @@ KINDS: dict[str, StageKind] = {
         run=_run("curate.synthesize", "synthesize"),
         product=lambda folder, _: folder / "rows.jsonl",
     ),
+    "corpus": StageKind(
+        config=_config("curate.corpus", "CorpusConfig"),
+        run=_run("curate.corpus", "write_corpus"),
+        product=lambda folder, _: folder / "texts.jsonl",
+    ),
     "curate": StageKind(
         config=_config("curate.config", "CurateConfig"),
         run=_run("curate.pipeline", "curate"),
@@ -98,6 +104,11 @@ KINDS: dict[str, StageKind] = {
         deciding=lambda config: config.deciding(),
     ),
     "sft": _trainer("sft", "SFTConfig", "run_sft", "data", "eval_data"),
+    "pretrain": _trainer("pretrain", "PretrainConfig", "run_pretrain", "data", "tokenizer"),
+    "distill": _trainer(
+        "distill", "DistillConfig", "run_distill", "teacher", "data", "tasks", "eval_data", "teacher_store"
+    ),
+    "prefer": _trainer("prefer", "PreferConfig", "run_prefer", "adapter", "data", "answers", "eval_data"),
     "grpo": _trainer("rl", "GRPOConfig", "run_grpo", "adapter", "tasks", "pass_rates"),
     "sample": StageKind(
         config=_config("sample.config", "SampleConfig"),

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bethink.chat.parse import Parsed, parse
 from bethink.evaluate.samples import Row
 from bethink.sample.config import SampleConfig
+from bethink.sample.vote import needs_vote
 from bethink.tasks.problem import Problem
 from bethink.verify.rewards.consistency import language_of, share_in
 from bethink.verify.rewards.repetition import repeated_share
@@ -20,6 +22,7 @@ from bethink.verify.verdict import Outcome
 
 REASONS = {
     "ungraded": "no grader could judge it",
+    "no_majority": "its problem has no answer, and no vote gave it one",
     "wrong": "the answer is wrong",
     "no_answer": "it committed to no answer",
     "truncated": "cut at the token limit",
@@ -69,6 +72,8 @@ class Sieve:
 
     def _fault(self, problem: Problem, row: Row) -> str | None:
         config = self.config
+        if needs_vote(problem):
+            return "no_majority"
         if row["verdict"] == Outcome.GRADER_ERROR:
             return "ungraded"
         if row["finish_reason"] == "length":
@@ -116,7 +121,7 @@ class Sieve:
         return [(problem, row) for problem, row in fit if (row["task"], row["id"]) in whole]
 
 
-def pass_rates(rows: Sequence[Row]) -> list[dict[str, object]]:
+def pass_rates(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row a problem, in the order of `rows`: the share of its gradable answers that were right, in all modes and in each."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -125,7 +130,7 @@ def pass_rates(rows: Sequence[Row]) -> list[dict[str, object]]:
     return [_rate(answers) for answers in found.values()]
 
 
-def _rate(answers: Sequence[Row]) -> dict[str, object]:
+def _rate(answers: Sequence[Row]) -> dict[str, Any]:
     first = answers[0]
     modes = sorted({row["mode"] for row in answers}, reverse=True)
     return {

@@ -1,4 +1,4 @@
-"""`bethink sample`: ask, grade, filter, write.
+"""`bethink sample`: ask, grade, vote where there is no answer to grade by, filter, write.
 
 The answers are an evaluation in OUTPUT/answers, with its own resumption; what follows is made of them anew each time. Written are
 rows.jsonl (in the schema of the Llama-Nemotron Post-Training Dataset, for `bethink curate`), pass_rates.jsonl (one row a problem, for a
@@ -18,6 +18,7 @@ from bethink.evaluate.runner import run_eval
 from bethink.evaluate.samples import Row
 from bethink.sample.config import SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
+from bethink.sample.vote import Key, Vote, elect, needs_vote
 from bethink.tasks.problem import Problem
 
 ROWS, PASS_RATES, REJECTS, SUMMARY = "rows.jsonl", "pass_rates.jsonl", "rejects.jsonl", "summary.json"
@@ -27,17 +28,27 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
     """Sample and write everything into `config.output`; returns the summary. Raises what `run_eval` raises."""
     answered = run_eval(config.asked)
     problems = {(problem.task, problem.id): problem for problem in answered.problems}
+    answers, votes = answered.answers, dict[Key, Vote]()
+    if config.majority:
+        election = elect(problems, answers, config.majority, think=config.think, workers=config.workers)
+        problems, answers, votes = election.problems, election.answers, election.votes
     sieve = Sieve(config)
-    sieve.sift((problems[row["task"], row["id"]], row) for row in answered.answers)
-    rates = pass_rates(answered.answers)
-    rate_of = {(rate["task"], rate["id"]): rate["pass_rate"] for rate in rates}
+    sieve.sift((problems[row["task"], row["id"]], row) for row in answers)
+    rates = {
+        (rate["task"], rate["id"]): rate
+        for rate in pass_rates(row for row in answers if not needs_vote(problems[row["task"], row["id"]]))
+    }
+    rows = []
+    for problem, row in sieve.kept:
+        key = problem.task, problem.id
+        rows.append({**_row(problem, row, rates[key]["pass_rate"], config), **_share(votes.get(key))})
+    _write(config.output / ROWS, rows)
     _write(
-        config.output / ROWS,
-        (_row(problem, row, rate_of[problem.task, problem.id], config) for problem, row in sieve.kept),
+        config.output / PASS_RATES,
+        ({**rate, **_reference(problems[key], votes.get(key))} for key, rate in rates.items()),
     )
-    _write(config.output / PASS_RATES, rates)
     _write(config.output / REJECTS, ({**row, "reason": reason} for row, reason in sieve.left_out))
-    summary = _summary(config, sieve, answered.answers, len(problems))
+    summary = _summary(config, sieve, answers, problems, votes)
     write_json(config.output / SUMMARY, summary)
     return summary
 
@@ -62,13 +73,31 @@ def _row(problem: Problem, row: Row, rate: Any, config: SampleConfig) -> dict[st
     }
 
 
-def _summary(config: SampleConfig, sieve: Sieve, answers: list[Row], problems: int) -> dict[str, Any]:
+def _share(vote: Vote | None) -> dict[str, Any]:
+    return {} if vote is None else {"vote_share": round(vote.share, 6)}
+
+
+def _reference(problem: Problem, vote: Vote | None) -> dict[str, Any]:
+    """What makes a row of pass rates a problem in the layout `plain`, where the vote gave it an answer."""
+    if vote is None:
+        return {}
+    return {"answer": problem.answer, "grader": problem.grader, **_share(vote)}
+
+
+def _summary(
+    config: SampleConfig,
+    sieve: Sieve,
+    answers: list[Row],
+    problems: dict[Key, Problem],
+    votes: dict[Key, Vote],
+) -> dict[str, Any]:
     tokens = sum(row["thinking_tokens"] + row["answer_tokens"] for row in answers)
     prompts = sum(row["prompt_tokens"] for row in answers)
     kept = [row for _, row in sieve.kept]
     return {
-        "problems": problems,
+        "problems": len(problems),
         "problems_with_rows": len({(row["task"], row["id"]) for row in kept}),
+        **({"voted": len(votes)} if config.majority else {}),
         "answers": len(answers),
         "rows": {str(mode): sum(row["mode"] == mode for row in kept) for mode in config.modes},
         "left_out": sieve.counts,

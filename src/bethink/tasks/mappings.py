@@ -45,7 +45,8 @@ class ColumnMapping:
     """A user's own layout, by column names.
 
     question: text, or a list of chat messages whose last user message is the question; choices: a list of texts (then `answer` is
-    a letter, a 0-based index or the text of one of them); grader: one for all rows, or None to read the column "grader".
+    a letter, a 0-based index or the text of one of them); grader: one for all rows, or None to read the column "grader". An answer's
+    column that ends in `?` may be missing, null or empty: such a problem has no answer ("").
     """
 
     question: str = "question"
@@ -57,10 +58,15 @@ class ColumnMapping:
     def __call__(self, row: Row) -> Mapped:
         question = text(row, self.question)
         identifier = text(row, self.id) if self.id else _identifier(row, "id")
+        column = self.answer.removesuffix("?")
+        given = row.get(column)
+        unanswered = column != self.answer and (given is None or not str(given).strip())
         if self.choices:
             options = texts(row, self.choices)
-            return choice(question, options, letter_of(row, self.answer, options), id=identifier)
-        return Mapped(question, text(row, self.answer), self.grader or text(row, "grader"), identifier)
+            letter = "" if unanswered else letter_of(row, column, options)
+            return choice(question, options, letter, id=identifier)
+        answer = "" if unanswered else text(row, column)
+        return Mapped(question, answer, self.grader or text(row, "grader"), identifier)
 
 
 def value(row: Row, *names: str) -> Any:

@@ -4,6 +4,7 @@ chain_sum                                   a procedural generator
 chain_sum:min_terms=5,max_terms=8           with its options (`level=N` sets its difficulty)
 path/to/test.jsonl:gsm8k                    a file (or directory) and what its columns mean
 rows.parquet:question=problem,answer=gold,grader=math
+mine.jsonl:plain,held_out=0.1               a file in two parts: the split `test` holds a tenth of its questions, any run's the same ones
 hub:openai/gsm8k/main:gsm8k                 a data set on the hub
 """
 
@@ -28,6 +29,7 @@ _FILE = re.compile(
     rf"(?P<path>.+(?:{'|'.join(re.escape(s) for s in SUFFIXES)}))(?::(?P<mapping>.*))?", re.DOTALL
 )
 _OPTION = re.compile(r"\s*\w+\s*=")
+_HELD_OUT = "held_out="
 
 
 def split_specs(text: str) -> list[str]:
@@ -53,21 +55,25 @@ def load_tasks(
     """The problems a task name stands for.
 
     size: how many; of a file or hub data set a seeded sample in its own order, None for all. split: which part of a generator's seeds
-    or of a hub data set (a file is its own split). exclude: question texts that must not appear. Raises ConfigError, DataError.
+    or of a hub data set (a file is its own split, unless a part of it is held out). exclude: question texts that must not appear.
+    Raises ConfigError, DataError.
     """
     if spec.startswith("hub:"):
         identity, _, mapping = spec.removeprefix("hub:").partition(":")
         _need_mapping(mapping, spec)
+        if _held_out(mapping, spec)[1] is not None:
+            raise ConfigError(
+                "a data set on the hub has splits of its own: nothing of it is held out",
+                where=spec,
+                fix="leave `held_out` out and name a split (--split)",
+            )
         return _sampled(load_hub(identity, mapping, split=split, skip_bad=skip_bad), size, seed, exclude)
     if found := _FILE.fullmatch(spec):
-        _need_mapping(found["mapping"], spec)
-        return _sampled(
-            load_problems(Path(found["path"]), found["mapping"], skip_bad=skip_bad), size, seed, exclude
-        )
+        problems = _of_file(found["path"], found["mapping"] or "", spec, split, skip_bad)
+        return _sampled(problems, size, seed, exclude)
     name, _, rest = spec.partition(":")
     if "/" in name or Path(name).is_dir():
-        _need_mapping(rest, spec)
-        return _sampled(load_problems(Path(name), rest, skip_bad=skip_bad), size, seed, exclude)
+        return _sampled(_of_file(name, rest, spec, split, skip_bad), size, seed, exclude)
     if Path(name).suffix:
         raise ConfigError(
             f"`{name}` is neither a generator nor a file of rows",
@@ -76,6 +82,53 @@ def load_tasks(
     if size is None:
         raise ConfigError(f"`{name}` makes as many problems as it is asked for", fix="say how many (--size)")
     return generate(name, size, seed=seed, split=split, config=parse_options(rest, spec), exclude=exclude)
+
+
+def _of_file(path: str, mapping: str, spec: str, split: str, skip_bad: bool) -> ProblemSet:
+    mapping, share = _held_out(mapping, spec)
+    _need_mapping(mapping, spec)
+    found = load_problems(Path(path), mapping, skip_bad=skip_bad)
+    return found if share is None else _part(found, share, split, spec)
+
+
+def _held_out(mapping: str, spec: str) -> tuple[str, float | None]:
+    """The mapping without its `held_out=SHARE`, and the share. Raises ConfigError for one that leaves a part empty."""
+    parts = mapping.split(",")
+    told = [part.partition("=")[2] for part in parts if part.strip().startswith(_HELD_OUT)]
+    if not told:
+        return mapping, None
+    try:
+        share = float(told[-1])
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise ConfigError(
+            f"`{_HELD_OUT}{told[-1]}` is no share", where=spec, fix=f"write {_HELD_OUT}0.1 for a tenth"
+        )
+    return ",".join(part for part in parts if not part.strip().startswith(_HELD_OUT)), share
+
+
+def _part(found: ProblemSet, share: float, split: str, spec: str) -> ProblemSet:
+    """One of a file's two parts. A question's part is decided by a hash of its text alone, so that it is the same in every run and in
+    every file that holds the question."""
+    if split not in ("train", "test"):
+        raise ConfigError(
+            f"a file with `{_HELD_OUT}…` has the splits train and test, not `{split}`", where=spec
+        )
+    kept = [problem for problem in found if _is_held_out(problem, share) == (split == "test")]
+    if not kept:
+        raise ConfigError(
+            f"none of its {len(found):,} problems is in the split `{split}`",
+            where=spec,
+            fix="hold out another share",
+        )
+    return ProblemSet(
+        found.name, tuple(kept), {**found.dropped, "in the other split": len(found) - len(kept)}
+    )
+
+
+def _is_held_out(problem: Problem, share: float) -> bool:
+    return derive_seed("held out", question_key(problem.question)) < share * 2**63
 
 
 def parse_options(text: str, where: str) -> dict[str, Any]:

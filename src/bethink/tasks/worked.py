@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from bethink.tasks import worked_numbers as numbers
@@ -54,3 +55,18 @@ def solve(problem: Problem) -> Worked | None:
     if final != problem.answer.strip("$"):
         return None
     return Worked("\n".join(lines), f"The final answer is \\boxed{{{final}}}.")
+
+
+def broken_off(problem: Problem, solution: Worked, random: Random) -> Worked | None:
+    """The solution of somebody in a hurry: some of its first lines, and the value reached there as the answer.
+
+    None for working of one line, or whose line does not end with what was reached.
+    """
+    lines = solution.thinking.splitlines()
+    if len(lines) < 2:
+        return None
+    kept = lines[: random.randrange(1, len(lines))]
+    reached = kept[-1].rpartition(" = ")[2]
+    if not reached or " " in reached:
+        return None
+    return Worked("\n".join(kept), solution.answer.replace(f"{{{problem.answer}}}", f"{{{reached}}}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,15 +14,14 @@ from bethink.models.lora_config import ALL_LINEAR, LoRAConfig
 from bethink.models.machine import DtypeName
 
 
-class TrainingConfig(StrictModel):
-    """What is trained, how steps are taken, on what, and what is kept. None means chosen from the data or the machine.
+class RunConfig(StrictModel):
+    """How steps are taken, on what, and what is kept. None means chosen from the data or the machine.
 
     free: options that do not decide what is trained, so that a resumed run may change them; those called allow_… are, too.
     """
 
     free: ClassVar[frozenset[str]] = frozenset({"output", "resume", "keep", "checkpoint_every"})
 
-    model: str
     output: Path
 
     lr: float = Field(1e-4, gt=0)
@@ -30,11 +30,6 @@ class TrainingConfig(StrictModel):
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)
     seed: int = 0
-
-    full: bool = False
-    rank: int = Field(64, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    targets: str | tuple[str, ...] = ALL_LINEAR
 
     dtype: DtypeName = None
     device: str | None = None
@@ -50,6 +45,35 @@ class TrainingConfig(StrictModel):
         if dtype == "float16":
             raise ValueError("float16 loses small gradients: use bfloat16 or float32")
         return dtype
+
+    @property
+    def product(self) -> Path:
+        """Where what is trained will be."""
+        return self.output / "model"
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide what is trained, as JSON values."""
+        free = {name for name in type(self).model_fields if name in self.free or name.startswith("allow_")}
+        return self.model_dump(mode="json", exclude=free)
+
+
+class TrainingConfig(RunConfig):
+    """The same for a model that is there already: which one, and what of it is trained."""
+
+    model: str
+
+    full: bool = False
+    rank: int = Field(64, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    targets: str | tuple[str, ...] = ALL_LINEAR
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """Names with commas are names; any other text is `all-linear` or a regular expression."""
+        if isinstance(value, str) and value != ALL_LINEAR and re.fullmatch(r"[\w.]+(,[\w.]+)*", value):
+            return tuple(value.split(","))
+        return value
 
     @property
     def lora(self) -> LoRAConfig:
@@ -70,8 +94,3 @@ class TrainingConfig(StrictModel):
     def located(self) -> ModelFiles:
         """The model's files. Raises ModelError for what is not there."""
         return locate(self.model_spec)
-
-    def deciding(self) -> dict[str, Any]:
-        """The options that decide what is trained, as JSON values."""
-        free = {name for name in type(self).model_fields if name in self.free or name.startswith("allow_")}
-        return self.model_dump(mode="json", exclude=free)

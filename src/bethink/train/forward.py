@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.errors import ModelError
 from bethink.models.lora_layer import frozen_weights
+from bethink.models.lora_product import FrozenWeights
 from bethink.train.batch import PackedBatch
 from bethink.train.head import TokenLoss, head_loss
 
@@ -39,14 +40,18 @@ def forward(
     *,
     entropy: bool = False,
     needs_all: bool = False,
+    temperature: float = 1.0,
 ) -> Forward:
     """Loss sum and log-probabilities of the batch's completion tokens, and their distributions' entropies when asked for.
+
+    temperature: the distributions are those of the logits divided by it. Raises ModelError where the head has a bias, which that does not fit.
 
     needs_all: the loss of a token depends on the log-probabilities of others; `token_loss` then makes the loss from all of them [N,
     detached], which takes the head's product once more.
     """
     hidden_ND = hidden_states(model, batch).index_select(0, batch.predictor_index_N)
     head = frozen_weights([model.get_output_embeddings()])
+    hidden_ND = _cooled(hidden_ND, head, temperature)
     target_N = batch.token_ids_T[batch.target_index_N]
     if needs_all:
         with torch.no_grad():
@@ -55,13 +60,27 @@ def forward(
     return Forward(*head_loss(hidden_ND, head, target_N, cast(TokenLoss, token_loss), entropy=entropy))
 
 
-def logprobs(model: PreTrainedModel, batches: Iterable[PackedBatch], count: int) -> Tensor:
+def _cooled(hidden_ND: Tensor, head: FrozenWeights, temperature: float) -> Tensor:
+    """What the head makes logits of that are divided by the temperature."""
+    if temperature == 1:
+        return hidden_ND
+    if head.biases[0] is not None:
+        raise ModelError(
+            "the model's head has a bias, so it is trained at temperature 1 only",
+            fix="leave --temperature out",
+        )
+    return hidden_ND / temperature
+
+
+def logprobs(
+    model: PreTrainedModel, batches: Iterable[PackedBatch], count: int, *, temperature: float = 1.0
+) -> Tensor:
     """The log-probability of each of a step's `count` completion tokens, in the order of `source_N`; float32 [count] on the CPU."""
     device = next(model.parameters()).device
     logprob_M = torch.zeros(count)
     with torch.no_grad():
         for batch in batches:
-            found = forward(model, batch.to(device), _nothing)
+            found = forward(model, batch.to(device), _nothing, temperature=temperature)
             logprob_M[batch.source_N] = found.logprob_N.cpu()
     return logprob_M
 

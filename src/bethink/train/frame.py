@@ -27,7 +27,7 @@ from bethink.models.machine import torch_dtype
 from bethink.models.prepacked import rearrange_frozen
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
-from bethink.train.config import TrainingConfig
+from bethink.train.config import RunConfig, TrainingConfig
 from bethink.train.loop import LoopConfig
 from bethink.train.metrics import read_metrics
 from bethink.train.optimizer import round_compute_copies
@@ -44,7 +44,7 @@ class TrainResult:
 
 @contextmanager
 def claimed_output(
-    config: TrainingConfig, models: Sequence[ModelFiles], files: Mapping[str, Sequence[Path]]
+    config: RunConfig, models: Sequence[ModelFiles], files: Mapping[str, Sequence[Path]]
 ) -> Iterator[None]:
     """Make the output this run's own, and write config.json; within, what cannot be used leaves it free for the next try.
 
@@ -54,7 +54,7 @@ def claimed_output(
     settings = config.deciding() | {
         f"{name}_sha256": [sha256_file(path) for path in paths] for name, paths in files.items()
     }
-    settings["model_files"] = [identity for located in models for identity in _identity(located)]
+    settings["model_files"] = [identity for located in models for identity in model_identity(located)]
     claim_output(config.output, resume=config.resume, fingerprint=settings)
     try:
         if not config.product.exists():
@@ -66,7 +66,7 @@ def claimed_output(
         raise
 
 
-def _identity(located: ModelFiles) -> Iterator[list[Any]]:
+def model_identity(located: ModelFiles) -> Iterator[list[Any]]:
     """Names and sizes of a model's weights, the content of its adapter's."""
     for path in sorted(located.directory.glob("*.safetensors")):
         yield [path.name, path.stat().st_size]
@@ -74,7 +74,7 @@ def _identity(located: ModelFiles) -> Iterator[list[Any]]:
         yield [WEIGHTS, sha256_file(located.adapter / WEIGHTS)]
 
 
-def finished(config: TrainingConfig) -> TrainResult | None:
+def finished(config: RunConfig) -> TrainResult | None:
     """What an earlier process of the run left, if it came to the end."""
     if not config.product.exists():
         return None
@@ -82,7 +82,7 @@ def finished(config: TrainingConfig) -> TrainResult | None:
     return result(config)
 
 
-def result(config: TrainingConfig) -> TrainResult:
+def result(config: RunConfig) -> TrainResult:
     """What the run left."""
     last = read_metrics(config.output / "metrics.jsonl")[-1]
     return TrainResult(config.product, last["step"], last)
@@ -93,20 +93,30 @@ class Trained:
     """A model with what is trained marked so.
 
     masters: float32 masters of parameters that compute in a narrower format. lora: its adapter's settings; None where all is trained.
+    base: what the adapter belongs to, as the user named it.
     """
 
     model: PreTrainedModel
     masters: Mapping[str, Tensor]
     lora: LoRAConfig | None
     located: ModelFiles
+    base: str
 
-    def save(self, config: TrainingConfig) -> None:
+    def save(self, config: RunConfig) -> None:
         """Write the adapter, or the model, whole or not at all."""
         with replaced_directory(config.product) as part:
             if self.lora is None:
                 export(self.model, self.located.directory, part)
             else:
-                save_adapter(self.model, self.lora, part, config.model)
+                save_adapter(self.model, self.lora, part, self.base)
+
+
+def load_whole(config: RunConfig, located: ModelFiles, device: torch.device) -> Trained:
+    """A model of which all weights are trained; an adapter that came with it is merged."""
+    model: PreTrainedModel = load_model(located, dtype=torch.float32, device=str(device), merge=True)
+    model.requires_grad_(True)
+    masters = round_compute_copies(model, torch_dtype(config.dtype, str(device)))
+    return Trained(model, masters, None, located, located.name)
 
 
 def load_new(
@@ -124,23 +134,23 @@ def load_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -
 def _load(
     config: TrainingConfig, located: ModelFiles, device: torch.device, lora: LoRAConfig, *, merge: bool
 ) -> Trained:
-    dtype = torch_dtype(config.dtype, str(device))
-    loaded = torch.float32 if config.full else dtype
-    model: PreTrainedModel = load_model(located, dtype=loaded, device=str(device), merge=merge)
     if config.full:
-        model.requires_grad_(True)
-        return Trained(model, round_compute_copies(model, dtype), None, located)
+        return load_whole(config, located, device)
+    dtype = torch_dtype(config.dtype, str(device))
+    model: PreTrainedModel = load_model(located, dtype=dtype, device=str(device), merge=merge)
+    base = located.name
     if merge or located.adapter is None:
         add_lora(model, lora, config.seed)
     else:
+        base = base.rpartition("+")[0]
         lora = read_adapter_config(located.adapter).lora(lora_layers(model))
         for layer in lora_layers(model).values():
             layer.dropout = 0.0
     rearrange_frozen(model)
-    return Trained(model, {}, lora, located)
+    return Trained(model, {}, lora, located, base)
 
 
-def loop_config(config: TrainingConfig, steps: int, eval_every: int = 0) -> LoopConfig:
+def loop_config(config: RunConfig, steps: int, eval_every: int = 0) -> LoopConfig:
     """The loop's part of the options."""
     shared = config.model_dump(include=set(LoopConfig.model_fields) - {"steps", "eval_every"})
     return LoopConfig(steps=steps, eval_every=eval_every, **shared)

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SERIES = (("loss_on", "thinking on", "#7048c6"), ("loss_off", "thinking off", "#d9822b"))
+_PLAIN = (("loss", "all tokens", "#7048c6"),)
 _SMOOTHING = 0.9
 
 
 def plot_loss(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Write directory/loss.svg and loss.png from the lines of metrics.jsonl."""
+    """Write directory/loss.svg and loss.png from the lines of metrics.jsonl (one at least); the modes apart where the rows tell them."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -27,7 +28,7 @@ def plot_loss(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for key, label, colour in _SERIES:
+    for key, label, colour in _SERIES if "loss_on" in rows[0] else _PLAIN:
         points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         if points:
             steps, losses = zip(*points, strict=True)

@@ -100,7 +100,7 @@ class TokenStore:
         return Sample(self._tokens[start:split], self._tokens[split:end], _MODES[self.modes[row]])
 
 
-class _Writer:
+class StoreWriter:
     """Appends samples to a store that is not yet whole."""
 
     def __init__(self, directory: Path) -> None:
@@ -158,7 +158,7 @@ def _fill(
     is_held_out: Callable[[Row], bool],
 ) -> Census:
     census = Census(total=count_rows(files))
-    train, held_out = _Writer(part / "train"), _Writer(part / "held_out")
+    train, held_out = StoreWriter(part / "train"), StoreWriter(part / "held_out")
     rows = read_rows(files)
     encode = partial(encode_row, renderer=Renderer(tokenizer))
     with (

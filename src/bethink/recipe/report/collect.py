@@ -1,7 +1,7 @@
 """What the page shows, gathered from what the stages wrote. Everything is optional: a half-finished run has a report too, and the page of
 a run at work is what its files hold at that moment.
 
-Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json (curate), metrics.jsonl (sft, grpo), samples.jsonl
+Reads: manifest.json and results.json of the run; summary.json (synthesize), report.json (curate), metrics.jsonl (what trains), samples.jsonl
 (eval), comparison.json (compare).
 """
 
@@ -25,6 +25,7 @@ from bethink.recipe.results import read_results
 _ROWS_LOOKED_AT = 20_000
 _ROWS_OF_A_STRETCH = 30
 _STRETCHES = 60
+_TRAININGS = ("pretrain", "sft", "distill", "prefer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Curation:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One sft or grpo stage: its options and the lines of its metrics."""
+    """One stage that trains: its options and the lines of its metrics."""
 
     stage: str
     options: dict[str, Any]
@@ -105,8 +106,8 @@ class Story:
         return sorted(dict.fromkeys(row["task"] for row in self.rows), key=lambda task: task == "all")
 
 
-def collect(run_dir: Path, *, examples: int) -> Story:
-    """Gather a run's story. Raises DataError when the directory holds no run, or a file of it cannot be read."""
+def collect(run_dir: Path, *, examples: int, every: bool | None = None) -> Story:
+    """Gather a run's story; see `page.write_report`. Raises DataError when the directory holds no run, or a file of it cannot be read."""
     manifest = load_manifest(run_dir)
     if manifest is None:
         raise DataError(
@@ -127,10 +128,10 @@ def collect(run_dir: Path, *, examples: int) -> Story:
             planted = {kind: n for kind, n in read_json(folder / "summary.json")["defects"].items() if n}
         elif record.uses == "curate" and (folder / "report.json").exists():
             curations.append(_curation(record.name, folder, planted))
-        elif record.uses in ("sft", "grpo") and (folder / "metrics.jsonl").exists():
+        elif record.uses in (*_TRAININGS, "grpo") and (folder / "metrics.jsonl").exists():
             metrics = tuple(read_jsonl(folder / "metrics.jsonl", growing=True))
             if metrics:
-                kind = trainings if record.uses == "sft" else reinforcements
+                kind = reinforcements if record.uses == "grpo" else trainings
                 kind.append(Training(record.name, record.options, metrics))
         elif record.uses == "compare" and (folder / "comparison.json").exists():
             pairings += _pairings(read_json(folder / "comparison.json"))
@@ -149,8 +150,16 @@ def collect(run_dir: Path, *, examples: int) -> Story:
         trainings=tuple(trainings),
         reinforcements=tuple(reinforcements),
         pairings=tuple(pairings),
-        examples=choose_examples(evals, examples, think=think),
+        examples=choose_examples(
+            evals, examples, every=_every(manifest) if every is None else every, think=think
+        ),
     )
+
+
+def _every(manifest: Manifest) -> bool:
+    """What the recipe's last report stage says."""
+    said = [stage.get("with", {}) for stage in manifest.recipe["stages"] if stage["uses"] == "report"]
+    return bool(said and said[-1].get("every"))
 
 
 def _curation(stage: str, folder: Path, planted: dict[str, int]) -> Curation:

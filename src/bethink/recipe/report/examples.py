@@ -1,4 +1,5 @@
-"""Outputs side by side: the same question answered by the first model with thinking on, and by the last with thinking off and on.
+"""Outputs side by side: the same question answered by the first model with thinking on, and by the last with thinking off and on; or by
+every model of the run in turn.
 
 Questions are chosen so that each kind of outcome is seen, first of all what thinking repaired, then what it did not.
 """
@@ -55,17 +56,22 @@ class Example:
 
 
 def choose_examples(
-    evals: Mapping[str, Path], count: int, *, think: ThinkFormat = DEFAULT_FORMAT
+    evals: Mapping[str, Path], count: int, *, every: bool = False, think: ThinkFormat = DEFAULT_FORMAT
 ) -> tuple[Example, ...]:
-    """Up to `count` questions. evals: eval stage → its samples.jsonl, in stage order; think: the model's tags."""
+    """Up to `count` questions. evals: eval stage → its samples.jsonl, in stage order; every: a column for each of them; think: the
+    model's tags."""
     if not evals or count < 1:
         return ()
     stages = list(evals)
     first, last = stages[0], stages[-1]
-    outcomes = {stage: _outcomes(evals[stage]) for stage in {first, last}}
+    outcomes = {stage: _outcomes(evals[stage]) for stage in (stages if every else {first, last})}
     # First stage on, last stage off, last stage on; fewer when there are fewer.
-    wanted = dict.fromkeys([(first, "on"), (last, "off"), (last, "on")])
-    verdicts = {column: found for column in wanted if (found := outcomes[column[0]].get(column[1]))}
+    wanted: list[Column] = [(first, "on"), (last, "off"), (last, "on")]
+    if every:
+        wanted = [(stage, "on" if "on" in outcomes[stage] else "off") for stage in stages]
+    verdicts = {
+        column: found for column in dict.fromkeys(wanted) if (found := outcomes[column[0]].get(column[1]))
+    }
     if not verdicts:
         return ()
     columns = list(verdicts)

@@ -222,27 +222,33 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def losses(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
-    """Training loss with thinking on and off, held-out loss, and where passes over the data end."""
+    """Training loss, with thinking on and off where they are told apart, held-out loss, and where passes over the data end."""
+    apart = any(row.get(f"loss_{mode}") is not None for row in metrics for mode in ("on", "off"))
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(3.6)
-        for mode in ("on", "off"):
-            key = f"loss_{mode}"
+        for mode in ("on", "off") if apart else ("",):
+            key = f"loss_{mode}" if mode else "loss"
             line = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
             if line:
                 steps, values = zip(*line, strict=True)
                 style = _line_style(mode)
                 axes.plot(steps, values, **{**style, "alpha": 0.28, "linewidth": 0.9, "linestyle": "-"})
-                axes.plot(steps, smoothed(values, _share(len(values))), label=f"thinking {mode}", **style)
+                axes.plot(
+                    steps,
+                    smoothed(values, _share(len(values))),
+                    label=f"thinking {mode}" if mode else "loss",
+                    **style,
+                )
             held_out = [
                 (row["step"], row[f"eval_{key}"]) for row in metrics if row.get(f"eval_{key}") is not None
             ]
             if held_out:
                 face = {
-                    "markerfacecolor": ON if mode == "on" else "none",
-                    "markeredgecolor": ON if mode == "on" else OFF,
+                    "markerfacecolor": "none" if mode == "off" else ON,
+                    "markeredgecolor": OFF if mode == "off" else ON,
                 }
-                label = f"{mode}, held-out rows"
-                axes.plot(*zip(*held_out, strict=True), "o" if mode == "on" else "D", label=label, **face)
+                label = f"{mode}, held-out rows" if mode else "held out"
+                axes.plot(*zip(*held_out, strict=True), "D" if mode == "off" else "o", label=label, **face)
         for number, step in enumerate(epoch_ends(metrics), 1):
             axes.axvline(step, color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
             axes.annotate(
@@ -258,11 +264,11 @@ def losses(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
                 rotation=90,
             )
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel("loss (nats a completion token)")
+        axes.set_ylabel("loss (nats a completion token)" if apart else "loss")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_above(axes)
-        return _svg(figure, f"losses-{stage}", "Training loss by mode, and held-out loss")
+        return _svg(figure, f"losses-{stage}", "Training loss, and held-out loss")
 
 
 def reinforcement(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
@@ -282,7 +288,7 @@ def _share(points: int) -> float:
 
 
 def _line_style(mode: str) -> dict[str, Any]:
-    return {"color": ON} if mode == "on" else {"color": OFF, "linestyle": (0, (4, 1.5))}
+    return {"color": OFF, "linestyle": (0, (4, 1.5))} if mode == "off" else {"color": ON}
 
 
 def _canvas(height: float) -> tuple[Figure, Any]:

@@ -25,9 +25,12 @@ from bethink.recipe.results import number, percent
 FILE = "report.html"
 
 
-def write_report(run_dir: Path, *, examples: int = 4) -> Path:
-    """Write `run_dir/report.html` from what the run's stages wrote; returns its path. Raises DataError for no run."""
-    story = collect(run_dir, examples=examples)
+def write_report(run_dir: Path, *, examples: int = 4, every: bool | None = None) -> Path:
+    """Write `run_dir/report.html` from what the run's stages wrote; returns its path. Raises DataError for no run.
+
+    every: the examples show every evaluated model's output, not the first's and the last's alone; None: as the recipe says.
+    """
+    story = collect(run_dir, examples=examples, every=every)
     path = run_dir / FILE
     write_text(path, render(story))
     return path
@@ -78,6 +81,7 @@ def render(story: Story) -> str:
             {
                 "story": training,
                 "losses": Markup(figures.losses(training.metrics, training.stage)),
+                "words": training_words(training.options),
                 "facts": training_facts(training.metrics),
             }
             for training in story.trainings
@@ -157,6 +161,17 @@ def signed_points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
+def training_words(options: Mapping[str, Any]) -> str:
+    """What a training stage trained, and in what steps."""
+    what = f"LoRA of rank {options['rank']}" if options.get("full") is False else "all weights"
+    size = (
+        f"{options['batch_size']:,} samples"
+        if "batch_size" in options
+        else f"about {options['tokens_per_step']:,} tokens"
+    )
+    return f"{what}, learning rate {options['lr']}, {size} a step."
+
+
 def training_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
     """What a training came to, in numbers."""
     last = metrics[-1]
@@ -164,7 +179,6 @@ def training_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
     tokens = sum(row["tokens"] for row in metrics)
     facts = {
         "steps": f"{last['step']:,}",
-        "samples": f"{last['samples']:,}",
         "tokens": f"{tokens:,}",
         "tokens a second": f"{tokens / seconds:,.0f}" if seconds else "–",
         "last loss": f"{last['loss']:.4f}",

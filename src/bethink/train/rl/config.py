@@ -52,6 +52,7 @@ class GRPOConfig(TrainingConfig):
     split: str = "train"
     modes: ModeShares = Field(default={"on": 1.0}, min_length=1)
     max_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(1.0, gt=0)
     rewards: str = "accuracy=1,format=0.5"
 
     algorithm: str = "grpo"

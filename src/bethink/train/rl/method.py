@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.seeds import derive_seed
 from bethink.models.prepacked import sampling_weights
-from bethink.train.batch import packed_batches
+from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.curricula.api import Curriculum
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward, logprobs
@@ -41,7 +41,8 @@ from bethink.train.rl.watch import Watch
 class Plan:
     """Sizes of a run. refills: further draws a step may make in place of groups without signal. longest: tokens of a completion.
 
-    cap: of the importance weight between sampler and trainer. capacity: tokens in a micro-batch.
+    cap: of the importance weight between sampler and trainer. capacity: tokens in a micro-batch. temperature: of the policy that is
+    sampled and trained.
     """
 
     problems_per_step: int
@@ -51,6 +52,7 @@ class Plan:
     cap: float
     capacity: int
     seed: int
+    temperature: float = 1.0
 
 
 class GRPOMethod:
@@ -141,10 +143,13 @@ class GRPOMethod:
         """Log-probabilities that are gone once the weights move: of the policy that sampled, for all updates but the first."""
         for number, update in enumerate(updates):
             if number:
-                update.old_M = logprobs(self.model, update.packed, len(update.sampler_M))
+                update.old_M = self._logprobs(update.packed, len(update.sampler_M))
             if self.reference is not None and self.objective.kl_in_loss:
                 with self.reference.acting():
-                    update.reference_M = logprobs(self.model, update.packed, len(update.sampler_M))
+                    update.reference_M = self._logprobs(update.packed, len(update.sampler_M))
+
+    def _logprobs(self, packed: Sequence[PackedBatch], count: int) -> Tensor:
+        return logprobs(self.model, packed, count, temperature=self.plan.temperature)
 
     def _add_floor(self, updates: Sequence[Update]) -> None:
         """What learning from the rollouts takes at least."""
@@ -161,7 +166,7 @@ class GRPOMethod:
         sampler_M = sampler_logprobs(rollouts)
         packed = packed_batches(prompt_groups(self._groups), self.plan.capacity)
         with self.reference.acting():
-            reference_M = logprobs(self.model, packed, len(sampler_M))
+            reference_M = self._logprobs(packed, len(sampler_M))
         kl_M = kl_divergence(sampler_M, reference_M, self.objective.kl_estimator)
         each_T = kl_M.split([len(rollout.token_ids) for rollout in rollouts])
         for rollout, kl_T in zip(rollouts, each_T, strict=True):
@@ -172,7 +177,14 @@ class GRPOMethod:
         batch = batch.to(self.device)
         policy = batch.policy
         token_loss = policy.seeing_all if policy.needs_all else policy
-        result = forward(self.model, batch.packed, token_loss, entropy=True, needs_all=policy.needs_all)
+        result = forward(
+            self.model,
+            batch.packed,
+            token_loss,
+            entropy=True,
+            needs_all=policy.needs_all,
+            temperature=self.plan.temperature,
+        )
         logprob_N = result.logprob_N
         old_N = logprob_N if policy.old_N is None else policy.old_N
         chosen = self.objective

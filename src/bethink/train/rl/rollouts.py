@@ -133,6 +133,8 @@ class Sampler:
                     truncated=_truncated(replies[id_]),
                     opened=replies[id_].opened,
                     think=think,
+                    prompt_ids=replies[id_].prompt_ids,
+                    token_ids=replies[id_].token_ids,
                 )
                 for id_ in ids
             ]

@@ -43,6 +43,8 @@ from bethink.train.frame import (
 )
 from bethink.train.loop import train
 from bethink.train.metrics import read_metrics
+from bethink.train.prefer.reward import NAME as PREFERENCE
+from bethink.train.prefer.reward import preference_on
 from bethink.train.resume import resume_command
 from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.log import NAME as ROLLOUTS
@@ -68,7 +70,9 @@ def run_grpo(config: GRPOConfig) -> TrainResult:
     """
     located = config.located()
     device = torch.device(resolve_device(config.device))
-    rewards = Rewards.of(config.rewards, max_tokens=config.max_tokens)
+    tokenizer = ChatTokenizer.load(located.directory)
+    built = {PREFERENCE: preference_on(str(device), tokenizer.hash)}
+    rewards = Rewards.of(config.rewards, builders=built, max_tokens=config.max_tokens)
     rates = config.pass_rates
     files = {"pass_rates": [rates]} if rates is not None and rates.is_file() else {}
     with claimed_output(config, [located], files):
@@ -118,7 +122,9 @@ def _method(
     device: torch.device,
 ) -> GRPOMethod:
     objective = config.objective
-    engine = NativeEngine(model, decode=renderer.tokenizer.decode, slots=config.slots)
+    engine = NativeEngine(
+        model, decode=renderer.tokenizer.decode, slots=config.slots, temperature=config.temperature
+    )
     sampler = Sampler(
         dialogue=LocalDialogue(engine, renderer, floor_seconds=engine.floor_seconds),
         problems=problems,
@@ -139,6 +145,7 @@ def _method(
         cap=config.importance_cap,
         capacity=config.tokens_per_microbatch or default_capacity(device),
         seed=config.seed,
+        temperature=config.temperature,
     )
     done = checkpoint.steps_done(config.output / "checkpoints")
     thresholds = Thresholds(config.allow_truncated, config.allow_no_signal, config.allow_ungraded)

@@ -71,7 +71,7 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     trained = load_new(config, located, device)
     model = trained.model
     prove_head(model)
-    store, held_out = _stores(config, files, tokenizer, model)
+    store, held_out = stores(config, files, tokenizer, model)
     schedule = Schedule.plan(
         len(store), config.batch_size, config.steps, config.epochs, store.census.pass_rows
     )
@@ -83,11 +83,11 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
         files, tokenizer, model, store, held_out, schedule, capacity, config.gradient_checkpointing, floor
     )
     found.write(config.output)
-    check(found, _thresholds(config), store.census)
+    check(found, thresholds(config), store.census)
     found.recompute = enable(model, found.recompute)
 
     eval_every = config.eval_every if config.eval_every is not None else -(-schedule.steps // 4)
-    samples = _sample_pair(config, tokenizer, held_out if len(held_out) else store) if eval_every else None
+    samples = sample_pair(config, tokenizer, held_out if len(held_out) else store) if eval_every else None
     method = SFTMethod(
         model, store, held_out, schedule, capacity=capacity, device=device, samples=samples, floor=floor
     )
@@ -113,7 +113,7 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     return result(config)
 
 
-def _stores(
+def stores(
     config: SFTConfig, files: Sequence[Path], tokenizer: ChatTokenizer, model: PreTrainedModel
 ) -> tuple[TokenStore, TokenStore]:
     """The rows to train on and the held-out ones. Raises DataError when none is left, ModelError when one does not fit the model."""
@@ -165,7 +165,8 @@ def _held_out_rule(config: SFTConfig, tokenizer: ChatTokenizer, rows: int) -> Ca
     return rule
 
 
-def _sample_pair(config: SFTConfig, tokenizer: ChatTokenizer, store: TokenStore) -> SamplePair | None:
+def sample_pair(config: SFTConfig, tokenizer: ChatTokenizer, store: TokenStore) -> SamplePair | None:
+    """The pair of outputs to show: of the question given or of a row's; None where none is wanted or there is no question."""
     if not config.sample_tokens:
         return None
     sample = store[len(store) // 2]
@@ -175,7 +176,8 @@ def _sample_pair(config: SFTConfig, tokenizer: ChatTokenizer, store: TokenStore)
     return SamplePair(tokenizer, question, style, config.output, config.sample_tokens) if question else None
 
 
-def _thresholds(config: SFTConfig) -> Thresholds:
+def thresholds(config: SFTConfig) -> Thresholds:
+    """What `check` lets through."""
     return Thresholds(
         config.allow_dropped, config.allow_empty, config.allow_template_failures, config.allow_memory
     )

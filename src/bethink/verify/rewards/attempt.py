@@ -20,6 +20,7 @@ class Attempt:
     verdict:   what the grader found.
     tokens:    its length in tokens, the end of the turn included; truncated: it was cut at the token limit.
     opened:    the prompt opened the think block; think: how thinking is marked.
+    prompt_ids, token_ids: what the model was given and what it drew, where it was asked here.
     """
 
     problem: Problem
@@ -31,6 +32,8 @@ class Attempt:
     truncated: bool
     opened: bool = False
     think: ThinkFormat = DEFAULT_FORMAT
+    prompt_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

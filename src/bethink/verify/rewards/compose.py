@@ -2,7 +2,7 @@
 
 A spec says which: "accuracy=1,format=0.5,steps=0.2:process=true", or a mapping of names to weights. A name is one of `KNOWN` or the place
 of the user's own function ("module.path:function"); a weight of 0 has a part logged and nothing else. Rewards that need more than a text
-(a preference model) are added by whoever has it, with `with_scorer`.
+(a preference model) come from whoever has it: by name with `builders`, or built with `with_scorer`.
 """
 
 from __future__ import annotations
@@ -72,12 +72,19 @@ class Rewards:
             raise ConfigError(f"the reward `{twice}` stands twice")
 
     @classmethod
-    def of(cls, spec: str | Mapping[str, float], **options: Any) -> Rewards:
+    def of(
+        cls,
+        spec: str | Mapping[str, float],
+        *,
+        builders: Mapping[str, Callable[..., Reward]] | None = None,
+        **options: Any,
+    ) -> Rewards:
         """The rewards of a spec: a text (see above) or a mapping from name to weight.
 
         options: a mapping is the options of the reward of that name (`overlong={"max_tokens": 1024}`); anything else goes to every reward
-        of the spec that has an option of that name (`max_tokens=1024`), unless the spec itself says otherwise. Raises ConfigError for an
-        unknown reward, option or value, and names the nearest.
+        of the spec that has an option of that name (`max_tokens=1024`), unless the spec itself says otherwise. builders: further names than
+        `KNOWN`, for rewards that need what this floor does not have. Raises ConfigError for an unknown reward, option or value, and names the
+        nearest.
         """
         weights: Mapping[str, float] = spec if isinstance(spec, Mapping) else {}
         told: dict[str, dict[str, Any]] = {name: {} for name in weights}
@@ -85,15 +92,16 @@ class Rewards:
             weights, told = _read_spec(spec)
         if not weights:
             raise ConfigError("no reward is named", fix='write for example "accuracy=1,format=0.5"')
+        known = {**KNOWN, **(builders or {})}
         for name in weights:
-            _known(name)
+            _known(name, known)
         shared = {key: value for key, value in options.items() if not isinstance(value, Mapping)}
         for name, own in options.items():
             if isinstance(own, Mapping):
                 if name not in told:
                     raise ConfigError(f"options for the reward `{name}`, which is not asked for")
                 told[name] = {**own, **told[name]}
-        built = [(name, weight, _build(name, told[name], shared)) for name, weight in weights.items()]
+        built = [(name, weight, _build(name, known, told[name], shared)) for name, weight in weights.items()]
         return cls(built)
 
     def with_scorer(self, name: str, weight: float, reward: Reward) -> Rewards:
@@ -149,11 +157,11 @@ def _checked_weight(name: str, weight: float) -> float:
     return float(weight)
 
 
-def _known(name: str) -> None:
-    if name in KNOWN or names_function(name):
+def _known(name: str, builders: Mapping[str, Callable[..., Reward]]) -> None:
+    if name in builders or names_function(name):
         return
-    guess = nearest(name, list(KNOWN))
-    known = f"known rewards: {', '.join(KNOWN)}; a function of your own is module.path:function"
+    guess = nearest(name, list(builders))
+    known = f"known rewards: {', '.join(builders)}; a function of your own is module.path:function"
     raise ConfigError(f"unknown reward `{name}`", fix=f"did you mean `{guess}`?" if guess else known)
 
 
@@ -183,13 +191,18 @@ def _read_spec(spec: str) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
     return weights, options
 
 
-def _build(name: str, told: Mapping[str, Any], shared: Mapping[str, Any]) -> Reward:
+def _build(
+    name: str,
+    builders: Mapping[str, Callable[..., Reward]],
+    told: Mapping[str, Any],
+    shared: Mapping[str, Any],
+) -> Reward:
     """The reward of that name with its options; `told` goes before `shared`."""
-    if name not in KNOWN:
+    if name not in builders:
         if told:
             raise ConfigError(f"the reward `{name}` is a function of yours and has no options")
         return python(name)
-    builder = KNOWN[name]
+    builder = builders[name]
     known, types = inspect.signature(builder).parameters, get_type_hints(builder)
     for key in told:
         if key not in known:

@@ -1,0 +1,1 @@
+"""Next-token training from random weights: texts in, a base model out (run.py)."""
