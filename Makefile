@@ -4,18 +4,23 @@ PY     := $(VENV)/bin/python
 PIP    := $(VENV)/bin/pip
 PYTHON ?= python3
 RUN    ?= runs/quickstart
+LAB    ?= runs/lab
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: quickstart test check format install install-dev model clean help
+.PHONY: quickstart lab test check format install install-dev model clean help
 
 help:
 	@echo "make quickstart   environment, base model, then curate -> train -> evaluate -> report on this machine"
+	@echo "make lab          the classic road from random weights on a tiny model, in ten minutes"
 	@echo "make test         every test (installs the test tools)"
 	@echo "make check        lint, format, types, import floors"
 	@echo "make format       rewrite the code in the project's format"
 
 quickstart: install model
 	$(VENV)/bin/bethink run quickstart --output $(RUN) --fresh-sibling
+
+lab: install
+	$(VENV)/bin/bethink run lab --output $(LAB) --fresh-sibling
 
 test: install-dev model
 	$(PY) -m pytest

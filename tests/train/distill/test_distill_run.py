@@ -27,7 +27,7 @@ from bethink.train.distill.mixture import Mixture, split
 from bethink.train.distill.own import Asked, Student
 from bethink.train.distill.run import run_distill
 from bethink.train.metrics import TIMING, read_metrics
-from bethink.train.sft.method import Schedule
+from bethink.train.schedule import Schedule
 from bethink.train.token_store import build_stores
 
 Make = Callable[..., DistillConfig]

@@ -7,7 +7,7 @@ import pytest
 from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode, ToggleStyle
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.train.sft.samples import Unwrapper
+from bethink.train.unwrap import Unwrapper
 
 
 @pytest.mark.parametrize("style", list(ToggleStyle))

@@ -24,8 +24,8 @@ from bethink.models.locate import locate
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import epoch_ends
 from bethink.train.resume import resume_command
+from bethink.train.schedule import Schedule
 from bethink.train.sft.config import SFTConfig
-from bethink.train.sft.method import Schedule
 from bethink.train.sft.run import run_sft
 from train.conftest import sum_rows, write_rows
 

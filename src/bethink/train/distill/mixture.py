@@ -13,7 +13,7 @@ from random import Random
 from bethink.core.seeds import derive_seed
 from bethink.train.curricula.shuffled import Shuffled
 from bethink.train.distill.own import Asked
-from bethink.train.sft.method import Schedule
+from bethink.train.schedule import Schedule
 from bethink.train.token_store import TokenStore
 
 

@@ -51,12 +51,12 @@ from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
     TrainResult,
-    model_identity,
     claimed_output,
     default_capacity,
     finished,
     load_new,
     loop_config,
+    model_identity,
     result,
 )
 from bethink.train.loop import interruptible, train
@@ -64,8 +64,8 @@ from bethink.train.metrics import read_metrics
 from bethink.train.plot import plot_loss
 from bethink.train.resume import resume_command
 from bethink.train.rows import data_files
+from bethink.train.schedule import Schedule
 from bethink.train.sft.forecast import Forecast, summary
-from bethink.train.sft.method import Schedule
 from bethink.train.sft.preflight import Preflight, check, memory_free, memory_needed, survey
 from bethink.train.sft.run import sample_pair, stores, thresholds
 from bethink.train.sft.samples import SamplePair

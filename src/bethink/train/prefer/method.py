@@ -23,7 +23,7 @@ from bethink.train.prefer.objective import differences, pair_losses, score_gradi
 from bethink.train.prefer.scores import Pair, ScoreBatch, Scorer, pair_batches, scores_of
 from bethink.train.prefer.store import PairStore
 from bethink.train.prefer.watch import Watch
-from bethink.train.sft.method import Schedule
+from bethink.train.schedule import Schedule
 
 _BLOCK_PAIRS = 64
 

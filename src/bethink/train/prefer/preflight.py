@@ -13,7 +13,7 @@ from bethink.core.errors import PreflightError
 from bethink.core.files import write_json
 from bethink.train.prefer.store import PairCensus
 from bethink.train.prefer.verdicts import Count
-from bethink.train.sft.method import Schedule
+from bethink.train.schedule import Schedule
 
 _LONGER = 0.8
 _REASONS = {

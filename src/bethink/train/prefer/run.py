@@ -51,9 +51,9 @@ from bethink.train.prefer.value import RewardModel
 from bethink.train.prefer.verdicts import Count, pairs_of, read_answers
 from bethink.train.prefer.watch import Watch
 from bethink.train.resume import resume_command
-from bethink.train.sft.method import Schedule
-from bethink.train.sft.samples import Unwrapper
+from bethink.train.schedule import Schedule
 from bethink.train.token_store import hash_share
+from bethink.train.unwrap import Unwrapper
 
 _SCALE_PAIRS = 256
 """Training pairs whose values, with those of the held-out ones, give a reward model its scale."""

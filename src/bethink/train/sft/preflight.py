@@ -27,7 +27,7 @@ from bethink.train.batch import padded_length
 from bethink.train.floor import StepFloor
 from bethink.train.memory import training_memory
 from bethink.train.rows import Row, read_rows
-from bethink.train.sft.method import Schedule
+from bethink.train.schedule import Schedule
 from bethink.train.token_store import Census, TokenStore, encode_row
 
 PROOF_ROWS = 100

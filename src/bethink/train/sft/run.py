@@ -40,12 +40,14 @@ from bethink.train.metrics import read_metrics
 from bethink.train.plot import plot_loss
 from bethink.train.resume import resume_command
 from bethink.train.rows import Row, count_rows, data_files
+from bethink.train.schedule import Schedule
 from bethink.train.sft.config import SFTConfig
 from bethink.train.sft.forecast import Forecast, summary
-from bethink.train.sft.method import Schedule, SFTMethod
+from bethink.train.sft.method import SFTMethod
 from bethink.train.sft.preflight import Thresholds, check, survey
-from bethink.train.sft.samples import SamplePair, Unwrapper
+from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import TokenStore, build_stores, hash_share
+from bethink.train.unwrap import Unwrapper
 
 
 def run_sft(config: SFTConfig) -> TrainResult:
