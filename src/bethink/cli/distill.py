@@ -8,22 +8,35 @@ from typing import Annotated
 import typer
 
 from bethink.cli.options import (
-    ALLOW,
-    KEPT,
-    MACHINE,
-    RUN,
-    TRAINED,
+    AllowDropped,
+    AllowEmpty,
+    AllowMemory,
+    AllowTemplateFailures,
     Alpha,
+    BatchSize,
     CheckpointEvery,
     Clip,
+    Dropout,
+    Epochs,
+    EvalData,
+    EvalEvery,
     Full,
+    GradientCheckpointing,
+    HeldOut,
     Keep,
     Lr,
+    MaxHeldOut,
+    MaxRowTokens,
     MinLrRatio,
+    Problems,
     Rank,
     Resume,
+    SampleQuestion,
+    SampleTokens,
     Seed,
     Slots,
+    Split,
+    Steps,
     Targets,
     ThinkClose,
     ThinkOpen,
@@ -51,23 +64,16 @@ def distill(
         Path | None,
         typer.Option(help="Rows: output directory of `bethink curate`, or one .jsonl or .parquet file."),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; wins over --epochs.", rich_help_panel=RUN)
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.", rich_help_panel=RUN)] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Samples an optimizer step.", rich_help_panel=RUN)] = 64,
+    steps: Steps = None,
+    epochs: Epochs = 1.0,
+    batch_size: BatchSize = 64,
     lr: Lr = 1e-4,
     warmup: Warmup = 0.05,
     min_lr_ratio: MinLrRatio = 0.0,
     weight_decay: WeightDecay = 0.001,
     clip: Clip = 1.0,
     seed: Seed = 0,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Drop rows longer than this (default: the model's positions).", rich_help_panel=RUN
-        ),
-    ] = None,
+    max_tokens: MaxRowTokens = None,
     resume: Resume = False,
     divergence: Annotated[
         str,
@@ -102,14 +108,8 @@ def distill(
             rich_help_panel=_OWN,
         ),
     ] = None,
-    problems: Annotated[
-        int | None,
-        typer.Option(help="Problems in all (default: as many as the run can use).", rich_help_panel=_OWN),
-    ] = None,
-    split: Annotated[
-        str,
-        typer.Option(help="Which part of a generator's or hub data set's problems.", rich_help_panel=_OWN),
-    ] = "train",
+    problems: Problems = None,
+    split: Split = "train",
     thinking: Annotated[
         str,
         typer.Option(help="How problems are asked: on, off, both (half of them each).", rich_help_panel=_OWN),
@@ -133,63 +133,25 @@ def distill(
     full: Full = False,
     rank: Rank = 64,
     alpha: Alpha = None,
-    dropout: Annotated[float, typer.Option(help="LoRA dropout.", rich_help_panel=TRAINED)] = 0.0,
+    dropout: Dropout = 0.0,
     targets: Targets = "all-linear",
     dtype: TrainDtype = None,
     device: TrainDevice = None,
     slots: Slots = 64,
     tokens_per_microbatch: TokensPerMicrobatch = None,
-    gradient_checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            help="Compute in the backward pass again what memory cannot hold (default: when it is short).",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
+    gradient_checkpointing: GradientCheckpointing = None,
     checkpoint_every: CheckpointEvery = 50,
     keep: Keep = 2,
-    eval_data: Annotated[
-        Path | None, typer.Option(help="Rows for the held-out loss, like --data.", rich_help_panel=KEPT)
-    ] = None,
-    held_out: Annotated[
-        float,
-        typer.Option(help="Share of --data held out when there is no --eval-data.", rich_help_panel=KEPT),
-    ] = 0.01,
-    max_held_out: Annotated[
-        int, typer.Option(help="About how many rows are held out at most.", rich_help_panel=KEPT)
-    ] = 64,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between held-out losses and samples; 0: never (default: a quarter of the run).",
-            rich_help_panel=KEPT,
-        ),
-    ] = None,
-    sample_question: Annotated[
-        str | None,
-        typer.Option(
-            help="Question asked on and off at each evaluation (default: a held-out one).",
-            rich_help_panel=KEPT,
-        ),
-    ] = None,
-    sample_tokens: Annotated[
-        int, typer.Option(help="Longest sampled answer; 0: none.", rich_help_panel=KEPT)
-    ] = 256,
-    allow_dropped: Annotated[
-        float, typer.Option(help="Share of rows that may be too long.", rich_help_panel=ALLOW)
-    ] = 0.05,
-    allow_empty: Annotated[
-        float, typer.Option(help="Share of rows that may have an empty completion.", rich_help_panel=ALLOW)
-    ] = 0.0,
-    allow_template_failures: Annotated[
-        float,
-        typer.Option(
-            help="Share of the first 100 rows that may not fit the tokenizer.", rich_help_panel=ALLOW
-        ),
-    ] = 0.0,
-    allow_memory: Annotated[
-        bool, typer.Option("--allow-memory", help="Go on when memory looks short.", rich_help_panel=ALLOW)
-    ] = False,
+    eval_data: EvalData = None,
+    held_out: HeldOut = 0.01,
+    max_held_out: MaxHeldOut = 64,
+    eval_every: EvalEvery = None,
+    sample_question: SampleQuestion = None,
+    sample_tokens: SampleTokens = 256,
+    allow_dropped: AllowDropped = 0.05,
+    allow_empty: AllowEmpty = 0.0,
+    allow_template_failures: AllowTemplateFailures = 0.0,
+    allow_memory: AllowMemory = False,
 ) -> None:
     """Teach a student a teacher's probabilities: KL divergence on logits, on rows or on what the student writes itself.
 

@@ -11,6 +11,7 @@ from bethink.cli.options import (
     ALLOW,
     MACHINE,
     RUN,
+    Adapter,
     Alpha,
     CheckpointEvery,
     Clip,
@@ -19,10 +20,12 @@ from bethink.cli.options import (
     Lr,
     MinLrRatio,
     ModelSpec,
+    Problems,
     Rank,
     Resume,
     Seed,
     Slots,
+    Split,
     Targets,
     ThinkClose,
     ThinkOpen,
@@ -47,23 +50,15 @@ def grpo(
         typer.Option(help="Generators (chain_sum:min_terms=3) or files (train.jsonl:gsm8k), with commas."),
     ],
     output: TrainOutput,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Adapter to train on; without one a new one is added.")
-    ] = None,
+    adapter: Adapter = None,
     steps: Annotated[int, typer.Option(help="Steps of rollouts and updates.", rich_help_panel=RUN)] = 100,
     problems_per_step: Annotated[int, typer.Option(help="Problems a step.", rich_help_panel=RUN)] = 16,
     group_size: Annotated[int, typer.Option(help="Completions of a problem.", rich_help_panel=RUN)] = 8,
     updates_per_step: Annotated[
         int, typer.Option(help="Optimizer updates on a step's rollouts.", rich_help_panel=RUN)
     ] = 1,
-    problems: Annotated[
-        int | None,
-        typer.Option(help="Problems in all (default: as many as the run can use).", rich_help_panel=RUN),
-    ] = None,
-    split: Annotated[
-        str,
-        typer.Option(help="Which part of a generator's or hub data set's problems.", rich_help_panel=RUN),
-    ] = "train",
+    problems: Problems = None,
+    split: Split = "train",
     modes: Annotated[
         str,
         typer.Option(

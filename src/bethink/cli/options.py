@@ -92,6 +92,62 @@ CheckpointEvery = Annotated[
 ]
 Keep = Annotated[int, typer.Option(help="Checkpoints kept.", rich_help_panel=KEPT)]
 
+Adapter = Annotated[Path | None, typer.Option(help="Adapter to train on; without one a new one is added.")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps; wins over --epochs.", rich_help_panel=RUN)]
+Epochs = Annotated[float, typer.Option(help="Passes over the data.", rich_help_panel=RUN)]
+BatchSize = Annotated[int, typer.Option(help="Samples an optimizer step.", rich_help_panel=RUN)]
+MaxRowTokens = Annotated[
+    int | None,
+    typer.Option(help="Drop rows longer than this (default: the model's positions).", rich_help_panel=RUN),
+]
+Dropout = Annotated[float, typer.Option(help="LoRA dropout.", rich_help_panel=TRAINED)]
+GradientCheckpointing = Annotated[
+    bool | None,
+    typer.Option(
+        help="Compute in the backward pass again what memory cannot hold (default: when it is short).",
+        rich_help_panel=MACHINE,
+    ),
+]
+EvalData = Annotated[Path | None, typer.Option(help="Held-out data, like --data.", rich_help_panel=KEPT)]
+HeldOut = Annotated[
+    float, typer.Option(help="Share of --data held out when there is no --eval-data.", rich_help_panel=KEPT)
+]
+MaxHeldOut = Annotated[int, typer.Option(help="About how many are held out at most.", rich_help_panel=KEPT)]
+EvalEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps between evaluations on what is held out; 0: never (default: a quarter of the run).",
+        rich_help_panel=KEPT,
+    ),
+]
+SampleQuestion = Annotated[
+    str | None,
+    typer.Option(
+        help="Question asked on and off at each evaluation (default: a held-out one).", rich_help_panel=KEPT
+    ),
+]
+SampleTokens = Annotated[int, typer.Option(help="Longest sampled answer; 0: none.", rich_help_panel=KEPT)]
+AllowDropped = Annotated[
+    float, typer.Option(help="Share of the data that may be unusable or too long.", rich_help_panel=ALLOW)
+]
+AllowEmpty = Annotated[
+    float, typer.Option(help="Share of rows that may have an empty completion.", rich_help_panel=ALLOW)
+]
+AllowTemplateFailures = Annotated[
+    float,
+    typer.Option(help="Share of the first 100 rows that may not fit the tokenizer.", rich_help_panel=ALLOW),
+]
+AllowMemory = Annotated[
+    bool, typer.Option("--allow-memory", help="Go on when memory looks short.", rich_help_panel=ALLOW)
+]
+Problems = Annotated[
+    int | None,
+    typer.Option(help="Problems in all (default: as many as the run can use).", rich_help_panel=RUN),
+]
+Split = Annotated[
+    str, typer.Option(help="Which part of a generator's or hub data set's problems.", rich_help_panel=RUN)
+]
+
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """A verb's options without those that were left to the config."""

@@ -8,21 +8,27 @@ from typing import Annotated
 import typer
 
 from bethink.cli.options import (
-    ALLOW,
-    KEPT,
     RUN,
     TRAINED,
+    Adapter,
+    AllowDropped,
     Alpha,
     CheckpointEvery,
     Clip,
+    Epochs,
+    EvalData,
+    EvalEvery,
     Full,
+    HeldOut,
     Keep,
     Lr,
+    MaxHeldOut,
     MinLrRatio,
     ModelSpec,
     Rank,
     Resume,
     Seed,
+    Steps,
     Targets,
     ThinkClose,
     ThinkOpen,
@@ -49,17 +55,13 @@ def prefer(
         Path | None,
         typer.Option(help="Or: output of `bethink sample`, whose graded answers are made into pairs."),
     ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Adapter to train on; without one a new one is added.")
-    ] = None,
+    adapter: Adapter = None,
     reward_model: Annotated[
         bool,
         typer.Option("--reward-model", help="Train a model of what is preferred, not a policy."),
     ] = False,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; wins over --epochs.", rich_help_panel=RUN)
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the pairs.", rich_help_panel=RUN)] = 1.0,
+    steps: Steps = None,
+    epochs: Epochs = 1.0,
     batch_size: Annotated[int, typer.Option(help="Pairs an optimizer step.", rich_help_panel=RUN)] = 32,
     lr: Lr = 5e-5,
     warmup: Warmup = 0.1,
@@ -126,25 +128,11 @@ def prefer(
     tokens_per_microbatch: TokensPerMicrobatch = None,
     checkpoint_every: CheckpointEvery = 50,
     keep: Keep = 2,
-    eval_data: Annotated[
-        Path | None, typer.Option(help="Held-out pairs, like --data.", rich_help_panel=KEPT)
-    ] = None,
-    held_out: Annotated[
-        float,
-        typer.Option(help="Share of the pairs held out when there is no --eval-data.", rich_help_panel=KEPT),
-    ] = 0.05,
-    max_held_out: Annotated[
-        int, typer.Option(help="About how many pairs are held out at most.", rich_help_panel=KEPT)
-    ] = 256,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between evaluations; 0: never (default: a quarter of the run).", rich_help_panel=KEPT
-        ),
-    ] = None,
-    allow_dropped: Annotated[
-        float, typer.Option(help="Share of pairs that may not be usable.", rich_help_panel=ALLOW)
-    ] = 0.05,
+    eval_data: EvalData = None,
+    held_out: HeldOut = 0.05,
+    max_held_out: MaxHeldOut = 256,
+    eval_every: EvalEvery = None,
+    allow_dropped: AllowDropped = 0.05,
 ) -> None:
     """Preference tuning (DPO, IPO, SimPO, …) on pairs of completions, or a reward model of them.
 

@@ -12,11 +12,15 @@ from bethink.cli.options import (
     RUN,
     CheckpointEvery,
     Clip,
+    Epochs,
+    EvalEvery,
     Keep,
     Lr,
+    MaxHeldOut,
     MinLrRatio,
     Resume,
     Seed,
+    Steps,
     TokensPerMicrobatch,
     TrainDevice,
     TrainDtype,
@@ -54,10 +58,8 @@ def pretrain(
         int, typer.Option(help="Tokens of the longest piece of text.", rich_help_panel=_MODEL)
     ] = 1024,
     field: Annotated[str, typer.Option(help="The rows' column with the text.")] = "text",
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; wins over --epochs.", rich_help_panel=RUN)
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the texts.", rich_help_panel=RUN)] = 1.0,
+    steps: Steps = None,
+    epochs: Epochs = 1.0,
     tokens_per_step: Annotated[
         int, typer.Option(help="Tokens an optimizer step, about.", rich_help_panel=RUN)
     ] = 65_536,
@@ -76,16 +78,8 @@ def pretrain(
     held_out: Annotated[
         float, typer.Option(help="Share of the texts held out.", rich_help_panel=KEPT)
     ] = 0.01,
-    max_held_out: Annotated[
-        int, typer.Option(help="How many pieces are held out at most.", rich_help_panel=KEPT)
-    ] = 512,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between held-out losses; 0: never (default: a quarter of the run).",
-            rich_help_panel=KEPT,
-        ),
-    ] = None,
+    max_held_out: MaxHeldOut = 512,
+    eval_every: EvalEvery = None,
 ) -> None:
     """Next-token training from a config with random weights.
 

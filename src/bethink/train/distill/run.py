@@ -21,7 +21,7 @@ from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import Progress, note, warn
 from bethink.core.errors import ModelError, PreflightError
-from bethink.core.files import dump_line, only_process, write_text
+from bethink.core.files import only_process
 from bethink.core.seeds import derive_seed
 from bethink.models.checkpointing import enable
 from bethink.models.known_speed import speed_of
@@ -30,7 +30,6 @@ from bethink.models.machine import resolve_device, torch_dtype
 from bethink.models.recompute import choose
 from bethink.models.speed import Speed
 from bethink.tasks.problem import Problem
-from bethink.tasks.sources import load_tasks
 from bethink.train.distill.config import DistillConfig
 from bethink.train.distill.divergence import divergence_named
 from bethink.train.distill.loss import Objective
@@ -62,6 +61,7 @@ from bethink.train.frame import (
 from bethink.train.loop import interruptible, train
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import plot_loss
+from bethink.train.problems import load_problems, write_problems
 from bethink.train.resume import resume_command
 from bethink.train.rows import data_files
 from bethink.train.schedule import Schedule
@@ -287,14 +287,10 @@ def _mixture(config: DistillConfig, tokenizer: ChatTokenizer, data: _Data | None
 
 
 def _problems(config: DistillConfig, tokenizer: ChatTokenizer, most: int) -> list[Asked]:
-    """The prompts of the tasks; train-problems.jsonl holds what an evaluation must not ask (`bethink eval --exclude`)."""
-    size = -(-(config.problems or most) // len(config.tasks))
-    problems: list[Problem] = []
-    for spec in config.tasks:
-        asked = [problem.question for problem in problems]
-        problems += load_tasks(spec, size=size, seed=config.seed, split=config.split, exclude=asked).problems
-    lines = [dump_line({"id": p.id, "task": p.task, "question": p.question}) for p in problems]
-    write_text(config.output / "train-problems.jsonl", "".join(lines))
+    """The prompts of the tasks."""
+    of_tasks = load_problems(config.tasks, config.problems or most, split=config.split, seed=config.seed)
+    problems = [problem for found in of_tasks for problem in found]
+    write_problems(problems, config.output)
     renderer = Renderer(tokenizer, think=config.think, style=config.toggle)
     modes = [_mode(config, problem) for problem in problems]
     return [

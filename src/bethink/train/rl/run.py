@@ -7,7 +7,6 @@ when curricula/'s. On one device the sampler uses the trainer's own weights, ada
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -15,14 +14,12 @@ from transformers import PreTrainedModel
 from bethink.chat.render import Renderer
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import warn
-from bethink.core.files import dump_line, write_text
 from bethink.engine.dialogue import LocalDialogue
 from bethink.engine.native import NativeEngine
 from bethink.models.known_speed import speed_of
 from bethink.models.locate import ModelFiles
 from bethink.models.machine import resolve_device
 from bethink.tasks.problem import Problem
-from bethink.tasks.sources import load_tasks
 from bethink.train import checkpoint
 from bethink.train.curricula.api import Curriculum
 from bethink.train.curricula.mastery import Mastery
@@ -45,6 +42,7 @@ from bethink.train.loop import train
 from bethink.train.metrics import read_metrics
 from bethink.train.prefer.reward import NAME as PREFERENCE
 from bethink.train.prefer.reward import preference_on
+from bethink.train.problems import load_problems, write_problems
 from bethink.train.resume import resume_command
 from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.log import NAME as ROLLOUTS
@@ -83,7 +81,7 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     problems, curriculum = _curriculum(config)
     if any(problem.grader == "code" for problem in problems):
         require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
-    _write_problems(problems, config.output)
+    write_problems(problems, config.output)
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
     trained = load_on(config, located, device)
     prove_head(trained.model)
@@ -182,18 +180,6 @@ def _curriculum(config: GRPOConfig) -> tuple[list[Problem], Curriculum]:
 def _problems(config: GRPOConfig) -> tuple[list[Problem], list[int]]:
     """All problems, and the level of each: the place of its task among those named."""
     most = config.problems_per_step * config.steps * (1 + config.refills)
-    size = -(-(config.problems or most) // len(config.tasks))
-    problems: list[Problem] = []
-    levels: list[int] = []
-    for level, spec in enumerate(config.tasks):
-        asked = [problem.question for problem in problems]
-        found = load_tasks(spec, size=size, seed=config.seed, split=config.split, exclude=asked)
-        problems += found.problems
-        levels += [level] * len(found)
-    return problems, levels
-
-
-def _write_problems(problems: Sequence[Problem], directory: Path) -> None:
-    """train-problems.jsonl: what an evaluation must not ask (`bethink eval --exclude`)."""
-    rows = [dump_line({"id": p.id, "task": p.task, "question": p.question}) for p in problems]
-    write_text(directory / "train-problems.jsonl", "".join(rows))
+    of_tasks = load_problems(config.tasks, config.problems or most, split=config.split, seed=config.seed)
+    levels = [level for level, problems in enumerate(of_tasks) for _ in problems]
+    return [problem for problems in of_tasks for problem in problems], levels
