@@ -142,7 +142,7 @@ def _check_memory(files: ModelFiles, dtype: torch.dtype, device: str) -> None:
 
 
 def _read_weights(files: ModelFiles, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    _silence()
+    silence_transformers()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             files.directory,
@@ -177,7 +177,7 @@ def _in_short(error: Exception) -> str:
     return said if " " in said else f"{type(error).__name__} {said}".rstrip()
 
 
-def _silence() -> None:
+def silence_transformers() -> None:
     """Keep transformers' bars and advice off the terminal unless the user asked for them."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         transformers_logging.set_verbosity_error()

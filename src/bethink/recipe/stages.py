@@ -105,9 +105,7 @@ KINDS: dict[str, StageKind] = {
     ),
     "sft": _trainer("sft", "SFTConfig", "run_sft", "data", "eval_data"),
     "pretrain": _trainer("pretrain", "PretrainConfig", "run_pretrain", "data", "tokenizer"),
-    "distill": _trainer(
-        "distill", "DistillConfig", "run_distill", "teacher", "data", "tasks", "eval_data", "teacher_store"
-    ),
+    "distill": _trainer("distill", "DistillConfig", "run_distill", "teacher", "data", "tasks", "eval_data"),
     "prefer": _trainer("prefer", "PreferConfig", "run_prefer", "adapter", "data", "answers", "eval_data"),
     "grpo": _trainer("rl", "GRPOConfig", "run_grpo", "adapter", "tasks", "pass_rates"),
     "sample": StageKind(

@@ -18,7 +18,7 @@ from bethink.core.console import note
 from bethink.core.errors import ConfigError
 from bethink.core.files import read_object
 from bethink.core.seeds import derive_seed
-from bethink.models.load import refuse_unserved
+from bethink.models.load import refuse_unserved, silence_transformers
 from bethink.models.locate import ModelFiles, locate
 from bethink.models.save import copy_tokenizer
 from bethink.train.checkpoint import replaced_directory
@@ -54,6 +54,7 @@ def begin(config: PretrainConfig, directory: Path, words: Iterable[str]) -> Mode
                 }
             )
             refuse_unserved(built, config.model)
+            silence_transformers()
             torch.manual_seed(derive_seed(config.seed, "initial weights"))
             model = AutoModelForCausalLM.from_config(built, dtype=torch.float32)
             model.save_pretrained(part)
