@@ -119,26 +119,22 @@ def load_whole(config: RunConfig, located: ModelFiles, device: torch.device) -> 
     return Trained(model, masters, None, located, located.name)
 
 
-def load_new(
-    config: TrainingConfig, located: ModelFiles, device: torch.device, lora: LoRAConfig | None = None
-) -> Trained:
-    """All weights, or a new adapter; one that came with the model is merged into it. lora: settings other than the config's."""
-    return _load(config, located, device, lora or config.lora, merge=True)
+def load_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
+    """All weights, or a new adapter; one that came with the model is merged into it."""
+    return _load(config, located, device, merge=True)
 
 
 def load_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
     """All weights, or the adapter that came with the model, trained on without dropout; a new one where none did."""
-    return _load(config, located, device, config.lora, merge=config.full)
+    return _load(config, located, device, merge=config.full)
 
 
-def _load(
-    config: TrainingConfig, located: ModelFiles, device: torch.device, lora: LoRAConfig, *, merge: bool
-) -> Trained:
+def _load(config: TrainingConfig, located: ModelFiles, device: torch.device, *, merge: bool) -> Trained:
     if config.full:
         return load_whole(config, located, device)
     dtype = torch_dtype(config.dtype, str(device))
     model: PreTrainedModel = load_model(located, dtype=dtype, device=str(device), merge=merge)
-    base = located.name
+    base, lora = located.name, config.lora
     if merge or located.adapter is None:
         add_lora(model, lora, config.seed)
     else:

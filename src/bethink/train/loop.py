@@ -71,6 +71,21 @@ class Method(Protocol[Batch]):
         ...
 
 
+class Stateless:
+    """The end of a method that keeps nothing: the step number says all that a resumed run needs."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """There is nothing to put back."""
+
+
 class LoopConfig(StrictModel):
     """steps: of one or more optimizer updates at one learning rate; eval_every, checkpoint_every: in steps, 0 is never (the last step is always evaluated and saved)."""
 

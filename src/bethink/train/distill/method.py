@@ -23,6 +23,7 @@ from bethink.train.distill.mixture import Mixture
 from bethink.train.distill.own import Completed, Student
 from bethink.train.distill.store import learned_starts
 from bethink.train.distill.teacher import Told
+from bethink.train.loop import Stateless
 from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import Sample, TokenStore
 
@@ -70,7 +71,7 @@ class Lessons:
         ]
 
 
-class DistillMethod:
+class DistillMethod(Stateless):
     """A `loop.Method`.
 
     lessons, held_out: what is learned from, and what is only looked at. student: completes prompts, where the mixture has any. capacity:
@@ -181,17 +182,6 @@ class DistillMethod:
         for batch in self.held_out.batches(range(len(self.held_out)), [], self.capacity):
             sums.update(self._compare(batch, self.held_out.teacher)[1])
         return _means(sums)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the step number says which rows and prompts come next."""
-        return {}
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `state_dict`."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """See `state_dict`."""
 
 
 def _sums(found: Compared, batch: PackedBatch, of_row_N: Tensor) -> dict[str, float]:

@@ -18,6 +18,7 @@ from bethink.chat.toggle import Mode
 from bethink.core.console import Progress, note
 from bethink.core.seeds import derive_seed
 from bethink.train.floor import StepFloor
+from bethink.train.loop import Stateless
 from bethink.train.prefer.choices import Objective
 from bethink.train.prefer.objective import differences, pair_losses, score_gradient
 from bethink.train.prefer.scores import Pair, ScoreBatch, Scorer, pair_batches, scores_of
@@ -78,7 +79,7 @@ class Facts:
 Batch = tuple[ScoreBatch, Facts]
 
 
-class PreferMethod:
+class PreferMethod(Stateless):
     """A `loop.Method`.
 
     reference_P2, held_out_P2: the scores before training of all pairs and of those held out, None where there is no reference. capacity:
@@ -182,17 +183,6 @@ class PreferMethod:
             score_S = score_P2[part.start : part.stop].flatten()
             sums.update(figures(score_S, facts, self.objective, by_token=self.scorer.by_token))
         return sums
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the step number says which pairs come next."""
-        return {}
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `state_dict`."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """See `state_dict`."""
 
 
 def store_scores(

@@ -16,6 +16,7 @@ from bethink.core.seeds import derive_seed
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward
+from bethink.train.loop import Stateless
 from bethink.train.losses import cross_entropy
 from bethink.train.token_store import TokenStore
 
@@ -51,7 +52,7 @@ class Order:
         return order, ends - self.lengths[order]
 
 
-class PretrainMethod:
+class PretrainMethod(Stateless):
     """A `loop.Method`. capacity: tokens in a packed row; floor: what a step takes at least, or None where the device's speed is not known."""
 
     def __init__(
@@ -118,19 +119,7 @@ class PretrainMethod:
                     for i in range(start, min(start + _EVALUATED_AT_ONCE, len(self.held_out)))
                 ]
                 for batch in packed_batches(rows, self.capacity):
-                    loss, _ = self.loss(batch)
-                    total += float(loss) * self._learned
+                    total += self.loss(batch)[1]["loss"]
                     learned += len(batch.target_index_N)
         note(f"step {step}, held out: {total / learned:.4f}")
         return {"eval_loss": total / learned}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the step number says which texts come next."""
-        return {}
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `state_dict`."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """See `state_dict`."""

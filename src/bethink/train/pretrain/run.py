@@ -33,7 +33,7 @@ from bethink.train.metrics import read_metrics
 from bethink.train.plot import plot_loss
 from bethink.train.pretrain.config import PretrainConfig
 from bethink.train.pretrain.method import Order, PretrainMethod
-from bethink.train.pretrain.start import begin, forget
+from bethink.train.pretrain.start import begin
 from bethink.train.pretrain.texts import build_text_stores, read_texts, text_files
 from bethink.train.resume import resume_command
 
@@ -106,6 +106,6 @@ def _run(config: PretrainConfig, files: Sequence[Path], device: torch.device) ->
         ):
             plot_loss(rows, config.output)
     trained.save(config)
-    shutil.rmtree(tokens, ignore_errors=True)
-    forget(initial)
+    for made in (tokens, initial):
+        shutil.rmtree(made, ignore_errors=True)
     return result(config)

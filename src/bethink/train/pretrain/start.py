@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -41,18 +40,8 @@ def begin(config: PretrainConfig, directory: Path, words: Iterable[str]) -> Mode
                 assert config.vocabulary is not None  # the config asks for one of the two
                 new_tokenizer(islice(words, _TEXTS_FOR_TOKENIZER), config.vocabulary, part)
             tokenizer = ChatTokenizer.load(part)
-            ends = {
-                "vocab_size": tokenizer.vocab_size,
-                "eos_token_id": tokenizer.stop_ids[-1],
-                "bos_token_id": None,
-            }
-            built = _built(
-                {
-                    **keys,
-                    **({} if "vocab_size" in keys else {"vocab_size": ends["vocab_size"]}),
-                    **_without(ends, "vocab_size"),
-                }
-            )
+            ends = {"eos_token_id": tokenizer.stop_ids[-1], "bos_token_id": None}
+            built = _built({"vocab_size": tokenizer.vocab_size} | keys | ends)
             refuse_unserved(built, config.model)
             silence_transformers()
             torch.manual_seed(derive_seed(config.seed, "initial weights"))
@@ -96,8 +85,3 @@ def _built(keys: dict[str, Any]) -> PretrainedConfig:
             fix=f"did you mean `{guess}`?" if guess else f"its settings: {', '.join(sorted(known))}",
         )
     return built
-
-
-def forget(directory: Path) -> None:
-    """Remove the model a finished run began with."""
-    shutil.rmtree(directory, ignore_errors=True)

@@ -17,13 +17,14 @@ from bethink.core.console import note
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward
+from bethink.train.loop import Stateless
 from bethink.train.losses import cross_entropy
 from bethink.train.schedule import Schedule
 from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import TokenStore
 
 
-class SFTMethod:
+class SFTMethod(Stateless):
     """A `loop.Method`.
 
     capacity: tokens in a packed row; samples: the pair of outputs shown at each evaluation, or None; floor: what a step takes at least,
@@ -98,17 +99,6 @@ class SFTMethod:
         for batch in packed_batches(rows, self.capacity):
             sums.update(_loss(self.model, batch.to(self.device))[1])
         return _means(sums)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the step number says which rows come next."""
-        return {}
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """See `state_dict`."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """See `state_dict`."""
 
 
 def _loss(model: PreTrainedModel, batch: PackedBatch) -> tuple[Tensor, dict[str, float]]:
