@@ -23,7 +23,7 @@ stages:
     uses: grpo
     with:
       model: "{model}"
-      tasks: "{tasks}"
+      tasks: ["{tasks},held_out=0.3", "{more}"]
       steps: 2
       problems_per_step: 3
       group_size: 3
@@ -36,6 +36,8 @@ stages:
       device: cpu
       allow_truncated: 1
       allow_no_signal: 1
+      eval_every: 1
+      eval_size: 2
   - name: measured
     uses: eval
     with: {{model: "{model}+${{stages.rl}}", tasks: "{tasks}", modes: ["off"], max_tokens: 6, dtype: float32}}
@@ -49,9 +51,8 @@ def recipe(tmp_path: Path, tiny_model_dir: Path) -> Path:
     rows = [{"question": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(9)]
     sums.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "own.yaml"
-    path.write_text(
-        RECIPE.format(model=tiny_model_dir, tasks=f"{sums}:question=question,answer=answer,grader=exact")
-    )
+    tasks = f"{sums}:question=question,answer=answer,grader=exact"
+    path.write_text(RECIPE.format(model=tiny_model_dir, tasks=tasks, more="chain_sum"))
     return path
 
 
@@ -63,6 +64,7 @@ def test_the_stages_join_and_the_report_shows_them(recipe: Path, tmp_path: Path)
     page = write_report(run_dir).read_text()
     assert "Reinforcement learning" in page
     assert "rl/rollouts.html" in page
+    assert "Held-out accuracy on every level" in page
 
 
 def test_the_plan_counts_rollouts(recipe: Path, tmp_path: Path) -> None:

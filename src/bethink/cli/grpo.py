@@ -9,6 +9,7 @@ import typer
 
 from bethink.cli.options import (
     ALLOW,
+    KEPT,
     MACHINE,
     RUN,
     Adapter,
@@ -147,6 +148,13 @@ def grpo(
     mastery_fall_back: Annotated[
         float, typer.Option(help="Pass rate below which it closes again.", rich_help_panel=_DRAW)
     ] = 0.3,
+    eval_every: Annotated[
+        int,
+        typer.Option(help="Steps between evaluations on held-out problems; 0: never.", rich_help_panel=KEPT),
+    ] = 0,
+    eval_size: Annotated[
+        int, typer.Option(help="Held-out problems of each task.", rich_help_panel=KEPT)
+    ] = 100,
     full: Full = False,
     rank: Rank = 64,
     alpha: Alpha = None,

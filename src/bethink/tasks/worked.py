@@ -60,12 +60,13 @@ def solve(problem: Problem) -> Worked | None:
 def broken_off(problem: Problem, solution: Worked, random: Random) -> Worked | None:
     """The solution of somebody in a hurry: some of its first lines, and the value reached there as the answer.
 
-    None for working of one line, or whose line does not end with what was reached.
+    Of three lines or more the last two are always missing: one alone often changes nothing (+ 0). None for working of one line, or whose
+    line does not end with what was reached.
     """
     lines = solution.thinking.splitlines()
     if len(lines) < 2:
         return None
-    kept = lines[: random.randrange(1, len(lines))]
+    kept = lines[: random.randrange(1, max(2, len(lines) - 1))]
     reached = kept[-1].rpartition(" = ")[2]
     if not reached or " " in reached:
         return None

@@ -13,12 +13,17 @@ FILE = "train-problems.jsonl"
 """What an evaluation must not ask (`bethink eval --exclude`)."""
 
 
-def load_problems(tasks: Sequence[str], count: int, *, split: str, seed: int) -> list[list[Problem]]:
-    """The problems of each task, an equal share of `count` of each, and none of an earlier one's again. Raises what `load_tasks` raises."""
+def load_problems(
+    tasks: Sequence[str], count: int, *, split: str, seed: int, exclude: Sequence[str] = ()
+) -> list[list[Problem]]:
+    """The problems of each task, an equal share of `count` of each, none of an earlier one's again and none of the questions in `exclude`.
+
+    Raises what `load_tasks` raises.
+    """
     size = -(-count // len(tasks))
     found: list[list[Problem]] = []
     for spec in tasks:
-        asked = [problem.question for problems in found for problem in problems]
+        asked = [*exclude, *(problem.question for problems in found for problem in problems)]
         found.append(list(load_tasks(spec, size=size, seed=seed, split=split, exclude=asked)))
     return found
 

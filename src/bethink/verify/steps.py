@@ -40,6 +40,7 @@ class Step:
 
     index:      1 for the first of the text.
     start, end: its characters in the text; of an equation that goes on (2 + 3 = 5 = 10/2) the part that is new.
+    claim:      where what it claims begins, behind its sign: what stands before is taken as given.
     text:       the whole equation, white space as single spaces.
     right:      whether it holds; None: not judged.
     why:        "it is 19" for a wrong one, what kept an unjudged one from being judged, "rounded" or "" for a right one.
@@ -47,6 +48,7 @@ class Step:
 
     index: int
     start: int
+    claim: int
     end: int
     text: str
     right: bool | None
@@ -123,7 +125,7 @@ def _add_steps(text: str, chain: Chain, steps: list[Step]) -> None:
             start = left.start if left else (chain.runs[i][-_MOST_QUOTED:] or [sign])[0].start
             end = right.end if right else (run[:_MOST_QUOTED] or [sign])[-1].end
             quote = _SPACE.sub(" ", text[start:end])
-            steps.append(Step(len(steps) + 1, max(start, covered), end, quote, found, why))
+            steps.append(Step(len(steps) + 1, max(start, covered), sign.end, end, quote, found, why))
             covered = end
         passed_over = len(run) == 1 and run[0].kind == "word"
         if not passed_over:

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 
-from bethink.core.errors import PreflightError
+from bethink.core.errors import ConfigError, PreflightError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.train.metrics import TIMING, read_metrics
 from bethink.train.rl.choices import ALGORITHMS
 from bethink.train.rl.config import GRPOConfig
+from bethink.train.rl.held_out import held_out_problems
 from bethink.train.rl.run import run_grpo
 
 Make = Callable[..., GRPOConfig]
@@ -158,6 +159,31 @@ def rarely(attempt: Any) -> float:
     return 0.0 if len(attempt.problem.id) % 2 else float(len(attempt.text) % 2)
 
 
+def test_held_out_problems_are_asked_while_it_learns_and_are_not_learned_from(
+    make_grpo: Make, tmp_path: Path
+) -> None:
+    files = []
+    for name, numbers in (("near", range(30)), ("far", range(100, 130))):
+        files.append(tmp_path / f"{name}.jsonl")
+        lines = [json.dumps({"question": f"What is {n} plus 1?", "answer": str(n + 1)}) for n in numbers]
+        files[-1].write_text("\n".join(lines))
+    tasks = [f"{file}:question=question,answer=answer,grader=exact,held_out=0.4" for file in files]
+    config = make_grpo(tasks=tasks, modes="both", steps=5, eval_every=2, eval_size=4, temperature=0.7)
+    run_grpo(config)
+    rows = read_metrics(config.output / "metrics.jsonl")
+    asked = ["eval_on", "eval_off", "eval_compliance_on", "eval_off_level_0", "eval_on_level_1"]
+    assert [[row["step"] for row in rows if name in row] for name in asked] == [[2, 4, 5]] * len(asked)
+    held_out = held_out_problems(config.tasks, config.eval_size, config.seed, [])
+    assert [len(problems) for problems in held_out] == [4, 4]
+    asked_in_training = (config.output / "train-problems.jsonl").read_text().splitlines()
+    trained = {json.loads(line)["question"] for line in asked_in_training}
+    assert trained.isdisjoint(problem.question for problems in held_out for problem in problems)
+    whole = make_grpo(output=tmp_path / "whole", eval_every=1, problems=20)
+    with pytest.raises(ConfigError, match="nothing to evaluate on") as error:
+        run_grpo(whole)
+    assert "held_out=0.1" in str(error.value)
+
+
 def test_the_first_rollouts_stop_a_run_that_would_be_wasted(make_grpo: Make, tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"cut at the token limit(.|\n)*--max-tokens"):
         run_grpo(make_grpo(allow_truncated=0.5, output=tmp_path / "cut"))
@@ -192,7 +218,16 @@ def _start(config: GRPOConfig) -> ForkServerProcess:
 def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
     make_grpo: Make, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    settings = {"steps": 12, "checkpoint_every": 2, "modes": "on=0.5,both=0.5", "refills": 1, **changes}
+    settings = {
+        "tasks": f"{make_grpo().tasks[0]},held_out=0.3",
+        "steps": 12,
+        "checkpoint_every": 2,
+        "modes": "on=0.5,both=0.5",
+        "refills": 1,
+        "eval_every": 3,
+        "eval_size": 2,
+        **changes,
+    }
     whole = make_grpo(output=tmp_path / "whole", **settings)
     straight = _start(whole)
     killed = make_grpo(output=tmp_path / "killed", **settings)

@@ -9,14 +9,15 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, cycle
 from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from bethink.curate import plot
 from bethink.curate.plot import DROPPED, FAINT, INK, LINE, OFF, ON
@@ -29,6 +30,12 @@ from bethink.train.rl.plot import curves
 _VARIABLES = {INK: "--ink", FAINT: "--faint", LINE: "--line", ON: "--on", OFF: "--off", DROPPED: "--drop"}
 _OFF_HATCH = "////"
 _ROWS_OF_A_STRETCH = 30
+_LINES: tuple[dict[str, Any], ...] = (
+    {"color": ON},
+    {"color": OFF, "linestyle": (0, (4, 1.5))},
+    {"color": DROPPED, "linestyle": ":"},
+    {"color": INK, "linestyle": "-."},
+)
 _WIDTH = 10.2
 """Inches; the page shows them up to 1,020 pixels wide."""
 _STYLE = {
@@ -276,6 +283,45 @@ def reinforcement(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
     with mpl.rc_context(_STYLE):
         figure = curves(metrics, columns=2, size=(_WIDTH, 11))
         return _svg(figure, "reinforcement", f"Reinforcement learning of stage {stage}")
+
+
+def levels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+    """Held-out accuracy on every level by the completion tokens sampled so far, a line for each stage; None where no stage measured it.
+
+    runs: stage → its metrics.
+    """
+    prefix = "eval_on_level_"
+    rows = {stage: [row for row in found if f"{prefix}0" in row] for stage, found in runs.items()}
+    rows = {stage: found for stage, found in rows.items() if found}
+    if not rows:
+        return None
+    count = 1 + max(
+        int(key.removeprefix(prefix))
+        for found in rows.values()
+        for key in found[-1]
+        if key.startswith(prefix)
+    )
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
+        panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+        for level, axes in enumerate(panels):
+            for (stage, found), style in zip(rows.items(), cycle(_LINES), strict=False):
+                at = {row["step"]: total for row, total in _with_tokens(runs[stage])}
+                points = [(at[row["step"]] / 1000, row.get(f"{prefix}{level}")) for row in found]
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=stage, **style)
+            axes.set_title(f"level {level}", loc="left", fontsize=10)
+            axes.grid(visible=True)
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.set_xlabel("thousand tokens sampled")
+        panels[0].set_ylabel("held-out accuracy")
+        panels[0].legend(frameon=False, fontsize=8)
+        return _svg(figure, "levels", "Held-out accuracy on every level while the stages learn")
+
+
+def _with_tokens(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Each step's row, with all tokens sampled by its end."""
+    return zip(metrics, accumulate(row["tokens"] for row in metrics), strict=True)
 
 
 def _legend_above(axes: Any) -> None:

@@ -95,6 +95,7 @@ def render(story: Story) -> str:
             }
             for stage in story.reinforcements
         ],
+        levels=Markup(figures.levels({stage.stage: stage.metrics for stage in story.reinforcements}) or ""),
         recipe=yaml.safe_dump(story.manifest.recipe, sort_keys=False, allow_unicode=True, width=100),
     )
 

@@ -83,6 +83,9 @@ class GRPOConfig(TrainingConfig):
     think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
     think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
 
+    eval_every: int = Field(0, ge=0)
+    eval_size: int = Field(100, ge=1)
+
     slots: int = Field(64, ge=1)
     workers: int | None = Field(None, ge=1)
     checkpoint_every: int = Field(10, ge=0)

@@ -27,6 +27,7 @@ from bethink.train.curricula.api import Curriculum
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward, logprobs
 from bethink.train.rl.choices import Objective
+from bethink.train.rl.held_out import HeldOut
 from bethink.train.rl.log import RolloutLog
 from bethink.train.rl.objective import clipped, kl_divergence
 from bethink.train.rl.preflight import FirstBatch
@@ -74,8 +75,10 @@ class GRPOMethod:
         first: FirstBatch,
         watch: Watch,
         reference: Reference | None = None,
+        held_out: HeldOut | None = None,
         floor: StepFloor | None = None,
     ) -> None:
+        self.held_out = held_out
         self.model, self.sampler, self.curriculum = model, sampler, curriculum
         self.objective, self.plan, self.log, self.device = objective, plan, log, device
         self.reference, self.first, self.watch, self.floor = reference, first, watch, floor
@@ -232,8 +235,12 @@ class GRPOMethod:
         }
 
     def evaluate(self, step: int) -> dict[str, Any]:
-        """Nothing: held-out problems are `bethink eval`'s."""
-        return {}
+        """Shares of held-out problems solved, by mode; nothing where none are asked."""
+        if self.held_out is None:
+            return {}
+        with sampling_weights(self.model):
+            self.model.eval()
+            return self.held_out.evaluate(step)
 
     def state_dict(self) -> dict[str, Any]:
         """The curriculum's."""

@@ -16,7 +16,15 @@ Row = Mapping[str, Any]
 _ON, _OFF, _OTHER, _FOURTH = "#7048c6", "#d9822b", "#2b7a78", "#b23a48"
 _PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("reward", (("reward", "all", _OTHER), ("reward_on", "thinking on", _ON), ("reward_off", "off", _OFF))),
-    ("correct", (("pass_on", "thinking on", _ON), ("pass_off", "off", _OFF))),
+    (
+        "correct",
+        (
+            ("pass_on", "thinking on", _ON),
+            ("pass_off", "off", _OFF),
+            ("eval_on", "on, held out", _OTHER),
+            ("eval_off", "off, held out", _FOURTH),
+        ),
+    ),
     ("does what the toggle says", (("compliance_on", "thinking on", _ON), ("compliance_off", "off", _OFF))),
     ("tokens of a completion", (("tokens_on", "thinking on", _ON), ("tokens_off", "off", _OFF))),
     ("entropy (nats)", (("entropy", "of a token", _OTHER),)),

@@ -6,7 +6,7 @@ completions update.py's. The token ids and log-probabilities kept here are the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -21,6 +21,7 @@ from bethink.verify.grade import GradeItem, as_item, grade_many
 from bethink.verify.pool import WorkerPool
 from bethink.verify.rewards.attempt import Attempt
 from bethink.verify.rewards.compose import Rewards, Scored
+from bethink.verify.verdict import Verdict
 
 
 @dataclass(slots=True)
@@ -105,42 +106,31 @@ class Sampler:
             Question(id_, group.problem.messages, group.mode, Sampling(self.max_tokens, 1.0, seed=seed))
             for id_, (group, seed) in asked.items()
         ]
-        replies: dict[str, Reply] = {}
-
-        def finished() -> Iterator[GradeItem]:
-            """Completions in the order they finish: grading begins while the rest is sampled."""
-            for reply in self.dialogue.answer(questions):
-                replies[reply.id] = reply
-                yield as_item(
-                    asked[reply.id][0].problem, reply.text, truncated=_truncated(reply), opened=reply.opened
-                )
-
-        think = self.dialogue.renderer.think
-        verdicts = list(
-            grade_many(finished(), pool=self.graders.pool, sandboxes=self.graders.sandboxes, think=think)
+        answers = answer_and_grade(
+            self.dialogue, questions, {id_: group.problem for id_, (group, _) in asked.items()}, self.graders
         )
-        judged = dict(zip(replies, verdicts, strict=True))
+        think = self.dialogue.renderer.think
         for place, group in enumerate(groups):
             ids = [f"{place}/{number}" for number in range(self.group_size)]
             attempts = [
                 Attempt(
                     problem=group.problem,
                     mode=group.mode,
-                    text=replies[id_].text,
-                    parsed=replies[id_].parsed,
-                    verdict=judged[id_],
-                    tokens=len(replies[id_].token_ids),
-                    truncated=_truncated(replies[id_]),
-                    opened=replies[id_].opened,
+                    text=reply.text,
+                    parsed=reply.parsed,
+                    verdict=verdict,
+                    tokens=len(reply.token_ids),
+                    truncated=_truncated(reply),
+                    opened=reply.opened,
                     think=think,
-                    prompt_ids=replies[id_].prompt_ids,
-                    token_ids=replies[id_].token_ids,
+                    prompt_ids=reply.prompt_ids,
+                    token_ids=reply.token_ids,
                 )
-                for id_ in ids
+                for reply, verdict in map(answers.__getitem__, ids)
             ]
             scores = self.rewards.score(attempts)
             for id_, attempt, scored in zip(ids, attempts, scores, strict=True):
-                group.rollouts.append(self._rollout(replies[id_], attempt, scored))
+                group.rollouts.append(self._rollout(answers[id_][0], attempt, scored))
         return groups
 
     def floor_seconds(self) -> float:
@@ -167,6 +157,23 @@ class Sampler:
         random = Random(derive_seed(self.seed, "mode", step, refill, self.problems[index].id))
         (name,) = random.choices(list(self.modes), list(self.modes.values()))
         return (Mode.ON, Mode.OFF) if name == "both" else (Mode(name),)
+
+
+def answer_and_grade(
+    dialogue: LocalDialogue, questions: Sequence[Question], problems: Mapping[str, Problem], graders: Graders
+) -> dict[str, tuple[Reply, Verdict]]:
+    """The reply to every question and its verdict, by id, in the order they finish. problems: by the id of their question."""
+    replies: dict[str, Reply] = {}
+
+    def finished() -> Iterator[GradeItem]:
+        """Grading begins while the rest is sampled."""
+        for reply in dialogue.answer(questions):
+            replies[reply.id] = reply
+            yield as_item(problems[reply.id], reply.text, truncated=_truncated(reply), opened=reply.opened)
+
+    think = dialogue.renderer.think
+    verdicts = list(grade_many(finished(), pool=graders.pool, sandboxes=graders.sandboxes, think=think))
+    return dict(zip(replies, zip(replies.values(), verdicts, strict=True), strict=True))
 
 
 def _truncated(reply: Reply) -> bool:

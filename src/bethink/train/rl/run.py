@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bethink.chat.render import Renderer
+from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import warn
 from bethink.engine.dialogue import LocalDialogue
@@ -45,6 +46,7 @@ from bethink.train.prefer.reward import preference_on
 from bethink.train.problems import load_problems, write_problems
 from bethink.train.resume import resume_command
 from bethink.train.rl.config import GRPOConfig
+from bethink.train.rl.held_out import HeldOut, held_out_problems
 from bethink.train.rl.log import NAME as ROLLOUTS
 from bethink.train.rl.log import RolloutLog
 from bethink.train.rl.method import GRPOMethod, Plan
@@ -81,6 +83,9 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     problems, curriculum = _curriculum(config)
     if any(problem.grader == "code" for problem in problems):
         require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
+    held_out = (
+        held_out_problems(config.tasks, config.eval_size, config.seed, problems) if config.eval_every else []
+    )
     write_problems(problems, config.output)
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
     trained = load_on(config, located, device)
@@ -93,8 +98,10 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
             graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(
                 trained.model,
-                _method(config, trained.model, problems, curriculum, renderer, rewards, graders, device),
-                loop_config(config, config.steps),
+                _method(
+                    config, trained.model, problems, held_out, curriculum, renderer, rewards, graders, device
+                ),
+                loop_config(config, config.steps, config.eval_every),
                 config.output,
                 masters=trained.masters,
                 resume_command=resume_command("grpo", config),
@@ -113,6 +120,7 @@ def _method(
     config: GRPOConfig,
     model: PreTrainedModel,
     problems: Sequence[Problem],
+    held_out: Sequence[Sequence[Problem]],
     curriculum: Curriculum,
     renderer: Renderer,
     rewards: Rewards,
@@ -158,7 +166,20 @@ def _method(
         first=FirstBatch(config.output, thresholds),
         watch=Watch(read_metrics(config.output / "metrics.jsonl")[:done] if done else []),
         reference=Reference(model, config.reference_every) if objective.kl else None,
+        held_out=_held_out(config, held_out, sampler) if held_out else None,
         floor=StepFloor.of(model, speed) if speed else None,
+    )
+
+
+def _held_out(config: GRPOConfig, of_tasks: Sequence[Sequence[Problem]], sampler: Sampler) -> HeldOut:
+    return HeldOut(
+        of_tasks=of_tasks,
+        dialogue=sampler.dialogue,
+        graders=sampler.graders,
+        modes=[mode for mode in Mode if config.modes.get(mode.value) or config.modes.get("both")],
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        temperature=config.temperature,
     )
 
 
