@@ -1,7 +1,7 @@
 """Texts to pretrain on, from problems with worked solutions: what a base model of a laboratory has read.
 
 Like the texts a large base model learns from, they hold sound working, but as a textbook has it, not as an answer to somebody; answers
-given at once; and a few conversations in which the answer is worked out, most of them carelessly. What is right is in them, and it is
+given at once; and conversations in which the answer is worked out, most of them breaking off before the end. What is right is in them, and it is
 not what the model will do by itself: that is what reinforcement learning is to bring out.
 """
 
@@ -25,7 +25,7 @@ from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
 from bethink.tasks.worked import WORKED, Worked, broken_off, solve
 
-_SHARES = {"working": 0.45, "direct": 0.4, "careless": 0.1, "reasoned": 0.05}
+_SHARES = {"working": 0.42, "direct": 0.08, "careless": 0.42, "reasoned": 0.08}
 
 
 class CorpusConfig(StrictModel):
