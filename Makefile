@@ -23,7 +23,7 @@ lab: install
 	$(VENV)/bin/bethink run lab --output $(LAB) --fresh-sibling
 
 test: install-dev model
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses=8 --dist worksteal
 
 check: install-dev
 	$(VENV)/bin/ruff check src tests benchmarks

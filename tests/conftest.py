@@ -8,6 +8,7 @@ tiny_model_dir:     a random two-layer Llama saved beside that tokenizer.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -17,6 +18,10 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from chat.templates import CHATML, Family
+
+# Processes that test beside each other share the cores: threads that wait for each other's cores make every one of them slow.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
 
 # A background job may inherit an ignored Ctrl-C and hand it on to the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

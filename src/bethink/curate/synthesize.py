@@ -126,7 +126,7 @@ def _clean(problem: Problem, solution: Worked, mode: Mode, random: Random) -> _L
 def _hurried(problem: Problem, solution: Worked, mode: Mode, share: float, random: Random) -> Worked:
     """The solution, or in a share of the thinking-on rows one whose working breaks off."""
     hasty = mode is Mode.ON and share > 0 and random.random() < share
-    return (broken_off(problem, solution, random) if hasty else None) or solution
+    return (broken_off(problem, solution) if hasty else None) or solution
 
 
 def _cycle(count: int) -> Iterator[str]:

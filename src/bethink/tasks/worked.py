@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 from bethink.tasks import worked_numbers as numbers
@@ -57,17 +56,13 @@ def solve(problem: Problem) -> Worked | None:
     return Worked("\n".join(lines), f"The final answer is \\boxed{{{final}}}.")
 
 
-def broken_off(problem: Problem, solution: Worked, random: Random) -> Worked | None:
-    """The solution of somebody in a hurry: some of its first lines, and the value reached there as the answer.
+def broken_off(problem: Problem, solution: Worked) -> Worked | None:
+    """The solution of somebody in a hurry: its first line, and the value reached there as the answer.
 
-    Of three lines or more the last two are always missing: one alone often changes nothing (+ 0). None for working of one line, or whose
-    line does not end with what was reached.
+    None for working of one line, or whose first line does not end with what was reached.
     """
-    lines = solution.thinking.splitlines()
-    if len(lines) < 2:
+    first, *others = solution.thinking.splitlines()
+    reached = first.rpartition(" = ")[2]
+    if not others or not reached or " " in reached:
         return None
-    kept = lines[: random.randrange(1, max(2, len(lines) - 1))]
-    reached = kept[-1].rpartition(" = ")[2]
-    if not reached or " " in reached:
-        return None
-    return Worked("\n".join(kept), solution.answer.replace(f"{{{problem.answer}}}", f"{{{reached}}}"))
+    return Worked(first, solution.answer.replace(f"{{{problem.answer}}}", f"{{{reached}}}"))
