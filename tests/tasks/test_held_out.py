@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bethink.core.errors import BethinkError, ConfigError, DataError
+from bethink.tasks.problem import in_split
 from bethink.tasks.sources import load_tasks, split_specs
 
 
@@ -91,3 +92,23 @@ def test_rows_without_an_answer_are_problems_where_the_layout_says_so(tmp_path: 
     path.write_text(json.dumps({"q": "which", "c": ["x", "y"]}) + "\n")
     (problem,) = load_tasks(f"{path}:question=q,answer=a?,choices=c", size=None, seed=0, split="train")
     assert (problem.answer, problem.grader) == ("", "choice")
+
+
+def test_a_generators_small_range_is_split_for_all_seeds() -> None:
+    spec = "chain_sum:min_terms=3,max_terms=3,min_digits=1,max_digits=1,held_out=0.2"
+    sides = {
+        split: {
+            problem.question
+            for seed in (1, 2)
+            for problem in load_tasks(spec, size=300, seed=seed, split=split)
+        }
+        for split in ("train", "test")
+    }
+    assert all(len(questions) > 320 for questions in sides.values()), "two seeds give different problems"
+    assert sides["train"].isdisjoint(sides["test"])
+    plain = spec.removesuffix(",held_out=0.2")
+    every = [problem.question for problem in load_tasks(plain, size=2000, seed=3, split="train")]
+    share = sum(in_split(question, "test", 0.2) for question in every) / len(every)
+    assert 0.15 < share < 0.25
+    with pytest.raises(ConfigError, match="train and test"):
+        load_tasks(spec, size=5, seed=0, split="validation")

@@ -23,7 +23,7 @@ from bethink.core.console import warn
 from bethink.core.errors import ConfigError
 from bethink.core.seeds import derive_seed
 from bethink.tasks import steady
-from bethink.tasks.problem import Problem, ProblemSet, question_key
+from bethink.tasks.problem import Problem, ProblemSet, in_split, question_key
 
 _ITEM_BITS = 20
 """A split may draw 2**20 items: the low bits of its seeds."""
@@ -66,11 +66,13 @@ def generate(
     split: str,
     config: dict[str, Any] | None = None,
     exclude: Collection[str] = (),
+    held_out: float | None = None,
 ) -> ProblemSet:
     """`size` different problems of the generator `name`, the same in every process.
 
     config:  the generator's own options; `level` (0, 1, …) sets its difficulty by its curriculum, other keys override that.
-    exclude: question texts that must not appear (training questions, for a held-out split).
+    exclude: question texts that must not appear (training questions, for a held-out split). held_out: this share of all questions is only
+    ever in the split `test` and the others only in `train`, whatever the seeds; for generators so small that splits would meet.
 
     A problem's meta holds `entry` (what the generator's scorer needs) and `config`. Warns when the generator has fewer than `size`
     problems to give. Raises ConfigError for an unknown generator or option, a bad value, or a generator with nothing left.
@@ -78,7 +80,7 @@ def generate(
     if size < 1:
         raise ConfigError(f"{size} problems asked for: at least 1 is needed", where=name)
     marks = frozenset(_mark(text) for text in exclude)
-    problems, shortage = steady.call(_make, name, size, seed, split, dict(config or {}), marks)
+    problems, shortage = steady.call(_make, name, size, seed, split, dict(config or {}), marks, held_out)
     if shortage:
         warn(shortage)
     return problems
@@ -90,10 +92,17 @@ def _mark(question: str) -> bytes:
 
 
 def _make(
-    name: str, size: int, seed: int, split: str, config: dict[str, Any], excluded: Collection[bytes]
+    name: str,
+    size: int,
+    seed: int,
+    split: str,
+    config: dict[str, Any],
+    excluded: Collection[bytes],
+    held_out: float | None,
 ) -> tuple[ProblemSet, str | None]:
     """The problems, and what to warn of when there are fewer than `size`. excluded: marks of questions that must not appear."""
-    most_draws = min(1 << _ITEM_BITS, max(10_000, 50 * size))
+    share = 1.0 if held_out is None else held_out if split == "test" else 1 - held_out
+    most_draws = min(1 << _ITEM_BITS, int(max(10_000, 50 * size) / share))
     start = first_seed(seed, split, name)
     options, dataset = _dataset(name, config, seed=start, size=most_draws)
     problems: list[Problem] = []
@@ -111,6 +120,9 @@ def _make(
             dropped["duplicate"] += 1
             continue
         seen.add(mark)
+        if held_out is not None and not in_split(entry["question"], split, held_out):
+            dropped["in the other split"] = dropped.get("in the other split", 0) + 1
+            continue
         if mark in excluded:
             dropped["excluded"] += 1
             continue

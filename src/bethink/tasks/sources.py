@@ -22,7 +22,7 @@ from bethink.core.seeds import derive_seed
 from bethink.tasks.files import load_problems
 from bethink.tasks.hub import load_hub
 from bethink.tasks.mappings import MAPPINGS
-from bethink.tasks.problem import Problem, ProblemSet, question_key
+from bethink.tasks.problem import Problem, ProblemSet, in_split, question_key
 from bethink.tasks.procedural import generate
 
 _FILE = re.compile(
@@ -81,7 +81,9 @@ def load_tasks(
         )
     if size is None:
         raise ConfigError(f"`{name}` makes as many problems as it is asked for", fix="say how many (--size)")
-    return generate(name, size, seed=seed, split=split, config=parse_options(rest, spec), exclude=exclude)
+    rest, share = _held_out(rest, spec)
+    config = parse_options(rest, spec)
+    return generate(name, size, seed=seed, split=split, config=config, exclude=exclude, held_out=share)
 
 
 def _of_file(path: str, mapping: str, spec: str, split: str, skip_bad: bool) -> ProblemSet:
@@ -111,11 +113,7 @@ def _held_out(mapping: str, spec: str) -> tuple[str, float | None]:
 def _part(found: ProblemSet, share: float, split: str, spec: str) -> ProblemSet:
     """One of a file's two parts. A question's part is decided by a hash of its text alone, so that it is the same in every run and in
     every file that holds the question."""
-    if split not in ("train", "test"):
-        raise ConfigError(
-            f"a file with `{_HELD_OUT}…` has the splits train and test, not `{split}`", where=spec
-        )
-    kept = [problem for problem in found if _is_held_out(problem, share) == (split == "test")]
+    kept = [problem for problem in found if in_split(problem.question, split, share)]
     if not kept:
         raise ConfigError(
             f"none of its {len(found):,} problems is in the split `{split}`",
@@ -125,10 +123,6 @@ def _part(found: ProblemSet, share: float, split: str, spec: str) -> ProblemSet:
     return ProblemSet(
         found.name, tuple(kept), {**found.dropped, "in the other split": len(found) - len(kept)}
     )
-
-
-def _is_held_out(problem: Problem, share: float) -> bool:
-    return derive_seed("held out", question_key(problem.question)) < share * 2**63
 
 
 def parse_options(text: str, where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from bethink.chat.render import Renderer
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.errors import BethinkError, ConfigError, ModelError
+from bethink.core.errors import BethinkError, ConfigError, ModelError, OutputError
 from bethink.tasks.problem import Problem
 from bethink.train.metrics import read_metrics
 from bethink.train.prefer.config import PreferConfig
@@ -159,3 +159,7 @@ def test_reinforcement_learning_raises_the_preference(
     assert rows[0]["reward"] == pytest.approx(rows[0]["reward/preference"])
     rewards = [row["reward"] for row in rows]
     assert fmean(rewards[-4:]) > fmean(rewards[:4]) + 0.5, rewards
+    settings = model / "reward_model.json"
+    settings.write_text(settings.read_text().replace('"mean"', ' "mean"'))
+    with pytest.raises(OutputError, match="preference_sha256"):
+        run_grpo(config.model_copy(update={"resume": True}))  # its rewards would come from another model

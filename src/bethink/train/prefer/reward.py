@@ -14,7 +14,7 @@ import torch
 
 from bethink.core.errors import BethinkError, ConfigError
 from bethink.train.frame import default_capacity
-from bethink.train.prefer.saved import load_reward_model, read_settings
+from bethink.train.prefer.saved import SETTINGS, load_reward_model, read_settings
 from bethink.train.prefer.scores import ValueScorer, scores_of
 from bethink.train.token_store import Sample
 from bethink.verify.rewards.attempt import Attempt, Part, Reward
@@ -62,6 +62,11 @@ class Preference:
             values = ((found_S - self.settings.mean) / self.settings.std).tolist()
         given = iter(values)
         return [Part(next(given) if attempt.token_ids else None) for attempt in group]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What tells this reward model from another: its settings hold what its values are in training."""
+        return (self.directory / SETTINGS,)
 
     @cached_property
     def _scorer(self) -> ValueScorer:

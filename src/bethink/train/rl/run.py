@@ -74,7 +74,7 @@ def run_grpo(config: GRPOConfig) -> TrainResult:
     built = {PREFERENCE: preference_on(str(device), tokenizer.hash)}
     rewards = Rewards.of(config.rewards, builders=built, max_tokens=config.max_tokens)
     rates = config.pass_rates
-    files = {"pass_rates": [rates]} if rates is not None and rates.is_file() else {}
+    files = {**rewards.files, **({"pass_rates": (rates,)} if rates is not None and rates.is_file() else {})}
     with claimed_output(config, [located], files):
         return finished(config) or _run(config, located, device, rewards)
 

@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from bethink.core.config import nearest
@@ -119,6 +120,12 @@ class Rewards:
     def weights(self) -> dict[str, float]:
         """Name → weight."""
         return {term.name: term.weight for term in self._terms}
+
+    @property
+    def files(self) -> dict[str, tuple[Path, ...]]:
+        """Name → the files that a reward says (in `files`) decide it; those that need none are left out."""
+        found = {term.name: tuple(getattr(term.reward, "files", ())) for term in self._terms}
+        return {name: paths for name, paths in found.items() if paths}
 
     def score(self, group: Sequence[Attempt]) -> list[Scored]:
         """What each attempt of one group (one problem in one mode) earned. Raises BethinkError for a reward that gives no such thing."""
