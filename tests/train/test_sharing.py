@@ -95,7 +95,7 @@ def test_shared_gradients_of_an_adapter_equal_those_of_the_samples_apart(kind: s
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("full", [False, True])
 def test_in_bfloat16_sharing_rounds_no_more_than_the_format_does(kind: str, full: bool) -> None:
-    """Of the true gradient's length, both are off by less than 10 %, and sharing by no more than 1.25 times what apart is."""
+    """Of the true gradient's length, both are off by less than 15 %, and sharing by no more than 1.25 times what apart is."""
     items = step()
     exact = tiny(kind, **MODELS[kind])
     exact = exact.bfloat16().float().requires_grad_(True) if full else adapted(exact.bfloat16().float())
@@ -115,7 +115,7 @@ def test_in_bfloat16_sharing_rounds_no_more_than_the_format_does(kind: str, full
         for name, given in {"apart": apart(items), "shared": items}.items()
     }
     print(off)
-    assert max(off.values()) < 0.1
+    assert max(off.values()) < 0.15  # what a plain step is off by reaches 0.11 on some seeds
     assert off["shared"] < 1.25 * off["apart"]
 
 

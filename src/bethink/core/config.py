@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,10 +109,18 @@ def _apart(value: Any) -> Any:
     return value
 
 
-def nearest(word: str, known: list[str]) -> str | None:
+def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name most like `word`, if any is close."""
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """How to mend a name that is not known: the nearest one, else `otherwise`, which says all of them unless told."""
+    names = list(known)
+    if guess := nearest(word, names):
+        return f"did you mean `{guess}`?"
+    return otherwise or f"known: {', '.join(names) or 'none'}"
 
 
 def validate(
@@ -137,8 +146,7 @@ def validate(
         key = _flag(model, path) if flags else ".".join(str(part) for part in path)
         if fault["type"] == "extra_forbidden":
             known = _known_keys(model, fault["loc"][:-1])
-            guess = nearest(str(path[-1]), known)
-            fix = f"did you mean `{guess}`?" if guess else f"known keys: {', '.join(known)}"
+            fix = did_you_mean(str(path[-1]), known, f"known keys: {', '.join(known)}")
             raise ConfigError(f"unknown key `{key}`", where=where, fix=fix) from None
         message = fault["msg"].removeprefix("Value error, ")
         raise ConfigError(f"`{key}`: {message}" if key else message, where=where) from None

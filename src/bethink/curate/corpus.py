@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from bethink.chat.parse import compose
 from bethink.chat.toggle import Mode, apply_toggle
-from bethink.core.config import StrictModel, nearest
+from bethink.core.config import StrictModel, did_you_mean
 from bethink.core.console import note
 from bethink.core.errors import ConfigError
 from bethink.core.files import atomic_path, dump_line, write_json
@@ -44,11 +44,7 @@ class CorpusConfig(StrictModel):
     def _known(cls, shares: dict[str, float]) -> dict[str, float]:
         for kind, share in shares.items():
             if kind not in KINDS:
-                guess = nearest(kind, list(KINDS))
-                raise ValueError(
-                    f"no kind of text `{kind}`; "
-                    + (f"did you mean `{guess}`?" if guess else f"known: {', '.join(KINDS)}")
-                )
+                raise ValueError(f"no kind of text `{kind}`; {did_you_mean(kind, KINDS)}")
             if share < 0:
                 raise ValueError(f"the share of `{kind}` is negative")
         if not sum(shares.values()) > 0:

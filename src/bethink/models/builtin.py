@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.core.console import note
 from bethink.core.errors import ModelError
 from bethink.core.files import cache_dir, sha256_file
@@ -54,10 +54,9 @@ BUILTIN = {
 def directory_of(name: str) -> Path:
     """Where the built-in `name` is, or would be, in the cache. Raises ModelError for an unknown name."""
     if name not in BUILTIN:
-        guess = nearest(name, list(BUILTIN))
         raise ModelError(
             f"there is no built-in model `{name}`",
-            fix=f"did you mean `{guess}`?" if guess else f"there is: {', '.join(BUILTIN)}",
+            fix=did_you_mean(name, BUILTIN, f"there is: {', '.join(BUILTIN)}"),
         )
     return cache_dir() / "models" / name
 

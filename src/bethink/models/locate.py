@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.core.errors import DataError, ModelError
 from bethink.core.files import read_object
 from bethink.models import builtin
@@ -107,10 +107,9 @@ def _find(spec: str, weights: bool) -> Path:
     )
     if _HUB_ID.fullmatch(spec) and not looks_local and not path.parent.is_dir():
         return _from_hub(spec, weights)
-    guess = nearest(spec, list(builtin.BUILTIN))
     raise ModelError(
         f"there is no model `{spec}`: no such directory or file, no built-in of that name",
-        fix=f"did you mean `{guess}`?" if guess else f"pass {_FORMS}",
+        fix=did_you_mean(spec, builtin.BUILTIN, f"pass {_FORMS}"),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,12 +108,11 @@ def resolve_device(name: str | None) -> str:
     if name in (None, "auto"):
         return best_device()
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        guess = nearest(name, ["cpu", "cuda", "mps"])
         known = "use cpu, cuda, cuda:N (N counts from 0), mps or auto"
         raise ConfigError(
             f"there is no kind of device called `{name}`",
             where="--device",
-            fix=f"did you mean `{guess}`?" if guess else known,
+            fix=did_you_mean(name, ("cpu", "cuda", "mps"), known),
         )
     if name != "cpu" and (reason := _why_not(name)):
         raise ConfigError(

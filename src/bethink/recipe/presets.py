@@ -16,7 +16,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from bethink.core.config import Path_, nearest
+from bethink.core.config import Path_, did_you_mean
 from bethink.core.errors import ConfigError
 
 Document = dict[str, Any]
@@ -127,8 +127,7 @@ class _Changed:
     def _unknown(
         self, what: str, name: str, known: list[str], origin: Path_, listing: str = "known"
     ) -> ConfigError:
-        guess = nearest(str(name), known)
-        fix = f"did you mean `{guess}`?" if guess else f"{listing}: {', '.join(known) or 'none'}"
+        fix = did_you_mean(str(name), known, f"{listing}: {', '.join(known) or 'none'}")
         return ConfigError(what, where=self._where(origin), fix=fix)
 
     def _where(self, origin: Path_) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.core.console import duration, note
 from bethink.core.errors import BethinkError, ConfigError, OutputError
 from bethink.core.files import explain_os_errors, only_process
@@ -74,10 +74,7 @@ def known_stage(recipe: Recipe, name: str) -> None:
     """Raise ConfigError for a stage that the recipe has not."""
     names = [stage.name for stage in recipe.stages]
     if name not in names:
-        guess = nearest(name, names)
-        raise ConfigError(
-            f"no stage `{name}`", fix=f"did you mean `{guess}`?" if guess else f"stages: {', '.join(names)}"
-        )
+        raise ConfigError(f"no stage `{name}`", fix=did_you_mean(name, names, f"stages: {', '.join(names)}"))
 
 
 def choose_directory(output: Path, recipe: Recipe) -> Path:

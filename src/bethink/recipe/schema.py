@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bethink.core.config import Path_, StrictModel, load_yaml, nearest, parse_yaml, validate
+from bethink.core.config import Path_, StrictModel, did_you_mean, load_yaml, nearest, parse_yaml, validate
 from bethink.core.errors import ConfigError
 from bethink.recipe.presets import stage_places, with_preset
 
@@ -202,11 +202,10 @@ def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) 
                 fix=f"--set {parts[0]}.OPTION=VALUE",
             )
     elif parts[0] not in _SET:
-        guess = nearest(parts[0], [*by_name, *_SET])
         raise ConfigError(
             f"no stage or key `{parts[0]}` in the recipe",
             where=where,
-            fix=f"did you mean `{guess}`?" if guess else f"stages: {', '.join(by_name)}",
+            fix=did_you_mean(parts[0], [*by_name, *_SET], f"stages: {', '.join(by_name)}"),
         )
     target: Any = document
     for depth, part in enumerate(path):
@@ -263,18 +262,16 @@ def _check_references(loaded: LoadedRecipe, stage: Stage) -> None:
             raise ConfigError(f"`${{{name}}}` is neither ${{vars.NAME}} nor ${{stages.NAME}}", where=where)
         if key in known:
             continue
-        guess = nearest(key, known)
         if space == "stages" and key in {s.name for s in recipe.stages}:
             raise ConfigError(
                 f"stage `{stage.name}` reads `{key}`, which comes later",
                 where=where,
                 fix="move that stage before this one",
             )
-        listed = ", ".join(known) or "none"
         raise ConfigError(
             f"`${{{name}}}`: no such {'variable' if space == 'vars' else 'stage'}",
             where=where,
-            fix=f"did you mean `{guess}`?" if guess else f"known: {listed}",
+            fix=did_you_mean(key, known),
         )
 
 

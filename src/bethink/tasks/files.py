@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean, nearest
 from bethink.core.errors import ConfigError, DataError
 from bethink.core.packed import SUFFIXES, known_formats
 from bethink.core.rows import Unreadable, read_rows
@@ -78,10 +78,9 @@ def find_mapping(name: str) -> MappingFunction:
     if name in MAPPINGS:
         return MAPPINGS[name]
     if "=" not in name:
-        guess = nearest(name, list(MAPPINGS))
-        fix = f"did you mean `{guess}`?" if guess else f"known: {', '.join(MAPPINGS)}"
         raise ConfigError(
-            f"unknown mapping `{name}`", fix=f"{fix} (or name the columns: question=…,answer=…,grader=math)"
+            f"unknown mapping `{name}`",
+            fix=f"{did_you_mean(name, MAPPINGS)} (or name the columns: question=…,answer=…,grader=math)",
         )
     known = [f.name for f in dataclasses.fields(ColumnMapping)]
     columns: dict[str, str] = {}

@@ -18,7 +18,7 @@ import random
 from collections.abc import Collection
 from typing import Any
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.core.console import warn
 from bethink.core.errors import ConfigError
 from bethink.core.seeds import derive_seed
@@ -183,19 +183,14 @@ def _dataset(name: str, config: dict[str, Any], *, seed: int, size: int) -> tupl
     from reasoning_gym.factory import DATASETS, create_dataset
 
     if name not in DATASETS:
-        guess = nearest(name, sorted(DATASETS))
-        fix = (
-            f"did you mean `{guess}`?"
-            if guess
-            else f"there are {len(DATASETS)}: {', '.join(sorted(DATASETS))}"
-        )
+        names = sorted(DATASETS)
+        fix = did_you_mean(name, names, f"there are {len(names)}: {', '.join(names)}")
         raise ConfigError(f"unknown generator `{name}`", fix=fix)
     known = [f.name for f in dataclasses.fields(DATASETS[name][1]) if f.name not in ("seed", "size")]
     level = config.pop("level", None)
     for key in config:
         if key not in known:
-            guess = nearest(key, known)
-            fix = f"did you mean `{guess}`?" if guess else f"its options: level, {', '.join(known)}"
+            fix = did_you_mean(key, known, f"its options: level, {', '.join(known)}")
             raise ConfigError(f"`{name}` has no option `{key}`", fix=fix)
     options = {**_at_level(name, level, known), **config}
     try:

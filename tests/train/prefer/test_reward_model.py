@@ -150,7 +150,7 @@ def test_reinforcement_learning_raises_the_preference(
     )
     config = GRPOConfig(
         model=str(tiny_model_dir), tasks=f"{sums}:question=question,answer=answer,grader=exact",
-        output=tmp_path / "grpo", steps=40, problems_per_step=4, group_size=8, updates_per_step=2, max_tokens=8,
+        output=tmp_path / "grpo", steps=60, problems_per_step=4, group_size=8, updates_per_step=2, max_tokens=8,
         rewards=f"preference=1:model={model}", kl=0.0, full=True, lr=3e-3, dtype="float32", device="cpu",
         allow_truncated=1.0, allow_no_signal=1.0, seed=random.randrange(2**31),
     )  # fmt: skip

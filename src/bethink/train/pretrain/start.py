@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from bethink.chat.new_tokenizer import new_tokenizer
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean, nearest
 from bethink.core.console import note
 from bethink.core.errors import ConfigError
 from bethink.core.files import read_object
@@ -79,9 +79,8 @@ def _built(keys: dict[str, Any]) -> PretrainedConfig:
             else "give --model an architecture such as llama, or a config.json",
         ) from error
     if unknown := next((key for key in keys if key not in known and key != "model_type"), None):
-        guess = nearest(unknown, list(known))
         raise ConfigError(
             f"`{name}` has no setting `{unknown}`",
-            fix=f"did you mean `{guess}`?" if guess else f"its settings: {', '.join(sorted(known))}",
+            fix=did_you_mean(unknown, known, f"its settings: {', '.join(sorted(known))}"),
         )
     return built

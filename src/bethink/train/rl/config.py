@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.tasks.sources import split_specs
 from bethink.train.config import TrainingConfig
 from bethink.train.rl.choices import (
@@ -131,11 +131,7 @@ class GRPOConfig(TrainingConfig):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in ALGORITHMS:
-            guess = nearest(name, list(ALGORITHMS))
-            raise ValueError(
-                f"there is no algorithm `{name}`; "
-                + (f"did you mean `{guess}`?" if guess else f"known: {', '.join(ALGORITHMS)}")
-            )
+            raise ValueError(f"there is no algorithm `{name}`; {did_you_mean(name, ALGORITHMS)}")
         return name
 
     @model_validator(mode="after")

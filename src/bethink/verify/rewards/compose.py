@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from bethink.core.config import nearest
+from bethink.core.config import did_you_mean
 from bethink.core.errors import BethinkError, ConfigError
 from bethink.verify.rewards.attempt import Attempt, Credit, Part, Reward
 from bethink.verify.rewards.consistency import language
@@ -167,9 +167,8 @@ def _checked_weight(name: str, weight: float) -> float:
 def _known(name: str, builders: Mapping[str, Callable[..., Reward]]) -> None:
     if name in builders or names_function(name):
         return
-    guess = nearest(name, list(builders))
     known = f"known rewards: {', '.join(builders)}; a function of your own is module.path:function"
-    raise ConfigError(f"unknown reward `{name}`", fix=f"did you mean `{guess}`?" if guess else known)
+    raise ConfigError(f"unknown reward `{name}`", fix=did_you_mean(name, builders, known))
 
 
 def _read_spec(spec: str) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
@@ -213,9 +212,8 @@ def _build(
     known, types = inspect.signature(builder).parameters, get_type_hints(builder)
     for key in told:
         if key not in known:
-            guess = nearest(key, list(known))
             all_known = f"its options: {', '.join(known)}" if known else "it has none"
-            fix = f"did you mean `{guess}`?" if guess else all_known
+            fix = did_you_mean(key, known, all_known)
             raise ConfigError(f"the reward `{name}` has no option `{key}`", fix=fix)
     values = {**{key: value for key, value in shared.items() if key in known}, **told}
     for key, parameter in known.items():
