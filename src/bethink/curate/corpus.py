@@ -88,9 +88,9 @@ def _working(problem: Problem, solution: Worked, random: Random) -> Mapping[str,
 
 
 def _answered(problem: Problem, answer: str, random: Random) -> Mapping[str, Any]:
-    """A conversation; every other one begins with a toggle's line that nobody heeds."""
+    """A conversation; one in eight begins with a toggle's line that nobody heeds."""
     messages = list(problem.messages)
-    if random.random() < 0.5:
+    if random.random() < 0.125:
         messages = apply_toggle(messages, random.choice(list(Mode)))
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 
