@@ -95,8 +95,7 @@ def test_shared_gradients_of_an_adapter_equal_those_of_the_samples_apart(kind: s
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("full", [False, True])
 def test_in_bfloat16_sharing_rounds_no_more_than_the_format_does(kind: str, full: bool) -> None:
-    """Of the true gradient's length, both are off by less than 15 %, and sharing by no more than 1.25 times what apart is."""
-    items = step()
+    """Of the true gradients' length in six steps, both are off by less than 10 %, and sharing by no more than 1.25 times what apart is."""
     exact = tiny(kind, **MODELS[kind])
     exact = exact.bfloat16().float().requires_grad_(True) if full else adapted(exact.bfloat16().float())
     rounded = copy.deepcopy(exact)
@@ -106,16 +105,18 @@ def test_in_bfloat16_sharing_rounds_no_more_than_the_format_does(kind: str, full
                 parameter.data = parameter.data.bfloat16()
 
     def flat(model: Any, items: Sequence[Sample | Group]) -> torch.Tensor:
+        model.zero_grad()
         packed_step(model, items, 1024)
         return torch.cat([gradient.float().flatten() for gradient in gradients(model).values()])
 
-    truth = flat(exact, apart(items))
+    steps = [step() for _ in range(6)]
+    truth = torch.cat([flat(exact, apart(items)) for items in steps])
     off = {
-        name: float((flat(rounded, given) - truth).norm() / truth.norm())
-        for name, given in {"apart": apart(items), "shared": items}.items()
+        name: float((torch.cat([flat(rounded, items) for items in given]) - truth).norm() / truth.norm())
+        for name, given in {"apart": [apart(items) for items in steps], "shared": steps}.items()
     }
     print(off)
-    assert max(off.values()) < 0.15  # what a plain step is off by reaches 0.11 on some seeds
+    assert max(off.values()) < 0.1
     assert off["shared"] < 1.25 * off["apart"]
 
 
