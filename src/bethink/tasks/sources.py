@@ -61,7 +61,7 @@ def load_tasks(
     if spec.startswith("hub:"):
         identity, _, mapping = spec.removeprefix("hub:").partition(":")
         _need_mapping(mapping, spec)
-        if _held_out(mapping, spec)[1] is not None:
+        if _held_out(mapping, spec, split)[1] is not None:
             raise ConfigError(
                 "a data set on the hub has splits of its own: nothing of it is held out",
                 where=spec,
@@ -81,20 +81,21 @@ def load_tasks(
         )
     if size is None:
         raise ConfigError(f"`{name}` makes as many problems as it is asked for", fix="say how many (--size)")
-    rest, share = _held_out(rest, spec)
+    rest, share = _held_out(rest, spec, split)
     config = parse_options(rest, spec)
     return generate(name, size, seed=seed, split=split, config=config, exclude=exclude, held_out=share)
 
 
 def _of_file(path: str, mapping: str, spec: str, split: str, skip_bad: bool) -> ProblemSet:
-    mapping, share = _held_out(mapping, spec)
+    mapping, share = _held_out(mapping, spec, split)
     _need_mapping(mapping, spec)
     found = load_problems(Path(path), mapping, skip_bad=skip_bad)
     return found if share is None else _part(found, share, split, spec)
 
 
-def _held_out(mapping: str, spec: str) -> tuple[str, float | None]:
-    """The mapping without its `held_out=SHARE`, and the share. Raises ConfigError for one that leaves a part empty."""
+def _held_out(mapping: str, spec: str, split: str) -> tuple[str, float | None]:
+    """The mapping without its `held_out=SHARE`, and the share. Raises ConfigError for one that leaves a part empty, and for a split that
+    is neither of the two parts."""
     parts = mapping.split(",")
     told = [part.partition("=")[2] for part in parts if part.strip().startswith(_HELD_OUT)]
     if not told:
@@ -106,6 +107,10 @@ def _held_out(mapping: str, spec: str) -> tuple[str, float | None]:
     if not 0 < share < 1:
         raise ConfigError(
             f"`{_HELD_OUT}{told[-1]}` is no share", where=spec, fix=f"write {_HELD_OUT}0.1 for a tenth"
+        )
+    if split not in ("train", "test"):
+        raise ConfigError(
+            f"a task with `{_HELD_OUT}…` has the splits train and test, not `{split}`", where=spec
         )
     return ",".join(part for part in parts if not part.strip().startswith(_HELD_OUT)), share
 

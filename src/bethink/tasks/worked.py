@@ -61,7 +61,7 @@ def broken_off(problem: Problem, solution: Worked) -> Worked | None:
 
     None for working of one line, or whose first line does not end with what was reached.
     """
-    first, *others = solution.thinking.splitlines()
+    first, _, others = solution.thinking.partition("\n")
     reached = first.rpartition(" = ")[2]
     if not others or not reached or " " in reached:
         return None

@@ -9,7 +9,7 @@ import hashlib
 import html
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle
 from statistics import fmean
@@ -301,13 +301,18 @@ def levels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
         for key in found[-1]
         if key.startswith(prefix)
     )
+    sampled = {
+        stage: dict(
+            zip((row["step"] for row in found), accumulate(row["tokens"] for row in found), strict=True)
+        )
+        for stage, found in runs.items()
+    }
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 2.6), layout="constrained")
         panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
         for level, axes in enumerate(panels):
             for (stage, found), style in zip(rows.items(), cycle(_LINES), strict=False):
-                at = {row["step"]: total for row, total in _with_tokens(runs[stage])}
-                points = [(at[row["step"]] / 1000, row.get(f"{prefix}{level}")) for row in found]
+                points = [(sampled[stage][row["step"]] / 1000, row.get(f"{prefix}{level}")) for row in found]
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=stage, **style)
             axes.set_title(f"level {level}", loc="left", fontsize=10)
             axes.grid(visible=True)
@@ -317,11 +322,6 @@ def levels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
         panels[0].set_ylabel("held-out accuracy")
         panels[0].legend(frameon=False, fontsize=8)
         return _svg(figure, "levels", "Held-out accuracy on every level while the stages learn")
-
-
-def _with_tokens(metrics: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:
-    """Each step's row, with all tokens sampled by its end."""
-    return zip(metrics, accumulate(row["tokens"] for row in metrics), strict=True)
 
 
 def _legend_above(axes: Any) -> None:
