@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bethink.models.attention import causal
+from bethink.models.branches import Branches, Segment, branched
 from bethink.models.fused import autograd, build, operations
 from bethink.models.fused.layers import fuse_
+from bethink.models.fused.segments import cached_segments
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers
 from bethink.models.lora_product import FrozenWeights, adapted_product
-from bethink.models.packed import packed
 from bethink.models.prepacked import prepack_, rearrange_frozen, sampling_weights
 from engine.tiny import tiny
 
@@ -92,6 +93,17 @@ def test_swiglu_far_out() -> None:
     assert operations.swiglu(torch.full((32,), float("nan"))).isnan().all()
 
 
+ALONE: tuple[Segment, ...] = (37, 1, 64, 13, 300)
+SHARED: tuple[Segment, ...] = (
+    5,
+    Branches(37, (3, 64, 1)),
+    14,
+    Branches(1, (2, 300)),
+    Branches(33, (40,)),
+    Branches(270, (7, 7)),
+)
+
+
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     turned = torch.cat([-x[..., half:], x[..., :half]], -1)
@@ -102,23 +114,29 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 @dtypes
 @pytest.mark.parametrize("window", [None, 1, 9])
 @pytest.mark.parametrize(("heads", "groups", "size"), [(6, 2, 64), (3, 3, 32), (4, 1, 96), (8, 2, 128)])
+@pytest.mark.parametrize("segments", [ALONE, SHARED], ids=["alone", "shared"])
 def test_packed_attention(
-    heads: int, groups: int, size: int, window: int | None, dtype: torch.dtype, random: Callable[..., Tensor]
+    segments: tuple[Segment, ...],
+    heads: int,
+    groups: int,
+    size: int,
+    window: int | None,
+    dtype: torch.dtype,
+    random: Callable[..., Tensor],
 ) -> None:
-    lengths = (37, 1, 64, 13, 300)
-    tokens = sum(lengths)
+    tokens = sum(part.tokens if isinstance(part, Branches) else part for part in segments)
     joint = random(tokens, (heads + 2 * groups) * size).to(dtype)
     angle = random(tokens, size // 2).repeat(1, 2)
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
 
     def ours(joint: Tensor) -> Tensor:
-        return autograd.packed_attention(joint * 1, cos, sin, lengths, (heads, groups), size**-0.5, window)
+        return autograd.packed_attention(joint * 1, cos, sin, segments, (heads, groups), size**-0.5, window)
 
     def plain(joint: Tensor) -> Tensor:
         q, k, v = joint.view(tokens, -1, size).split((heads, groups, groups), dim=1)
         q, k = (rotated(x, cos.double(), sin.double()) for x in (q, k))
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        return packed(q, k, v, lengths, size**-0.5, window, causal)[0].flatten(1)
+        return branched(q, k, v, segments, size**-0.5, window, causal)[0].flatten(1)
 
     check(ours, plain, [joint], random(tokens, heads * size))
 
@@ -158,9 +176,9 @@ def test_a_query_does_not_depend_on_how_a_prompt_is_cut(
 
     def attended(cuts: list[int]) -> Tensor:
         out = torch.empty_like(q)
-        import numpy as np
-
-        rows = np.array([[a, b - a, 0, a] for a, b in zip([0, *cuts], [*cuts, tokens], strict=True)])
+        starts = [0, *cuts]
+        lengths = [stop - start for start, stop in zip(starts, [*cuts, tokens], strict=True)]
+        rows = cached_segments(lengths, [0] * len(starts), starts)
         operations.attend(q, keys, values, (size, 128 * size), out, rows, groups, 0.125, None)
         return out
 

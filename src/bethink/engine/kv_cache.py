@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bethink.models.attention import causal
 from bethink.models.fused import operations
+from bethink.models.fused.segments import cached_segments
 
 STEP = 64
 """Capacities are multiples of this, so that few shapes occur: on CPU a new shape costs a new kernel."""
@@ -143,15 +143,10 @@ class PrefillView:
         """Each query row is computed by itself: what a prompt gives does not depend on how it was cut into pieces."""
         query_THD = query[0].transpose(0, 1)
         output = query_THD.new_zeros(query_THD.shape)
-        lengths = np.array([len(piece) for piece in self._pieces])
-        segments = np.stack(
-            [
-                np.cumsum(lengths) - lengths,
-                lengths,
-                np.array([piece.slot for piece in self._pieces]) * keys.stride(0),
-                np.array([piece.start for piece in self._pieces]),
-            ],
-            axis=1,
+        segments = cached_segments(
+            [len(piece) for piece in self._pieces],
+            [piece.slot * keys.stride(0) for piece in self._pieces],
+            [piece.start for piece in self._pieces],
         )
         strides = (keys.stride(2), keys.stride(1))
         operations.attend(query_THD, keys, values, strides, output, segments, keys.shape[1], scale, window)

@@ -5,13 +5,14 @@ The prompt stands in the row once and each completion behind it, so that G compl
 prompt's keys collect the gradients of all its completions. Nowhere is there a mask over the row: a completion's queries meet the prompt's
 keys and its own, and nothing else is computed.
 
-As in packed.py, plain products in bfloat16 on a CPU as long as prompt and completion are short (the probabilities are kept for the
-backward pass), torch's kernel for everything else.
+On a CPU the compiled operations do this in one pass where they serve (fused/attention.cpp). Elsewhere, as in packed.py: plain products in
+bfloat16 on a CPU as long as prompt and completion are short (the probabilities are kept for the backward pass), torch's kernel for
+everything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -48,6 +49,27 @@ class Branches:
 
 Segment = int | Branches
 """Part of a packed row: the length of a sample that stands alone, or a prompt with its completions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A sample, prompt or completion in a row: its tokens are those from `first` to `end`, and it goes on from `shared` tokens that begin
+    at `prompt` (none, but for a completion behind a shared prompt)."""
+
+    first: int
+    end: int
+    prompt: int
+    shared: int
+
+
+def runs(segments: Iterable[Segment]) -> Iterator[Run]:
+    """The samples, prompts and completions of a row in order, each prompt's completions right behind it."""
+    start = 0
+    for segment in segments:
+        spans = segment.spans if isinstance(segment, Branches) else [(0, segment)]
+        for first, end in spans:
+            yield Run(start + first, start + end, start, spans[0][1] if first else 0)
+        start += spans[-1][1]
 
 
 def branched(

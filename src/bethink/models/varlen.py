@@ -18,7 +18,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from bethink.models.branches import Branches, Segment
+from bethink.models.branches import Branches, Segment, runs
 
 _FORMATS = (torch.bfloat16, torch.float16)
 _WIDEST = 256
@@ -150,18 +150,13 @@ def attend(
 def layout_of(segments: tuple[Segment, ...], device: torch.device) -> Layout:
     """The layout of a row of these segments, made once for all layers of a batch."""
     queries: list[int] = []
-    keys: list[int] = []
     index: list[int] = []
-    start = 0
-    for segment in segments:
-        spans = segment.spans if isinstance(segment, Branches) else [(0, segment)]
-        for first, end in spans:
-            own = range(start + first, start + end)
-            prompt = range(start, start + segment.prompt) if isinstance(segment, Branches) and first else ()
-            queries.append(len(own))
-            keys.append(len(prompt) + len(own))
-            index += (*prompt, *own)
-        start += spans[-1][1]
+    keys: list[int] = []
+    for run in runs(segments):
+        prompt, own = range(run.prompt, run.prompt + run.shared), range(run.first, run.end)
+        queries.append(len(own))
+        keys.append(len(prompt) + len(own))
+        index += (*prompt, *own)
     # Ordinary tensors in inference mode too: the next step may train on the same segments.
     with torch.inference_mode(False):
         return Layout(
@@ -169,7 +164,7 @@ def layout_of(segments: tuple[Segment, ...], device: torch.device) -> Layout:
             _starts(keys, device),
             max(queries),
             max(keys),
-            torch.tensor(index, device=device) if len(index) > start else None,
+            torch.tensor(index, device=device) if len(index) > sum(queries) else None,
         )
 
 

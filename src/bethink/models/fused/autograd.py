@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bethink.models.branches import Segment
 from bethink.models.fused import operations
+from bethink.models.fused.segments import segments_of
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -31,7 +33,7 @@ def packed_attention(
     joint_NC: Tensor,
     cos_NH: Tensor,
     sin_NH: Tensor,
-    segments: tuple[int, ...],
+    segments: tuple[Segment, ...],
     heads: tuple[int, int],
     scale: float,
     window: int | None,
@@ -84,7 +86,7 @@ class _PackedAttention(torch.autograd.Function):
         joint_NC: Tensor,
         cos_NH: Tensor,
         sin_NH: Tensor,
-        segments: tuple[int, ...],
+        segments: tuple[Segment, ...],
         heads: tuple[int, int],
         scale: float,
         window: int | None,
@@ -95,7 +97,7 @@ class _PackedAttention(torch.autograd.Function):
         size = query.shape[2]
         out = joint_NC.new_empty(tokens, heads[0] * size)
         log_total_NH = torch.empty(tokens, heads[0])
-        rows = operations.segments_of(segments, joint_NC.stride(0))
+        rows = segments_of(segments, joint_NC.stride(0))
         operations.attend(
             query,
             key,

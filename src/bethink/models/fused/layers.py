@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bethink.models import attention
+from bethink.models.branches import Branches
 from bethink.models.fused import autograd, operations
 from bethink.models.together import together
 
@@ -76,13 +77,13 @@ class FusedAttention:
         cos, sin = position_embeddings
         size: int = self.head_dim
         lengths = segments or (tokens,) * rows
-        plain = all(isinstance(length, int) for length in lengths)
+        longest = max(part.longest if isinstance(part, Branches) else part for part in lengths)
         if not (
             operations.usable_heads(hidden_states, size)
             and cos.dtype == hidden_states.dtype
             and cos.shape[-1] == size
             and self.config._attn_implementation == attention.NAME
-            and (kv_cache is not None or (plain and max(lengths) <= LONGEST))
+            and (kv_cache is not None or longest <= LONGEST)
         ):
             result: tuple[Tensor, None] = super().forward(  # type: ignore[misc]
                 hidden_states,

@@ -10,21 +10,17 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bethink.models.fused.build import library
+from bethink.models.fused.segments import SegmentRows
 
 _WIDE = 16
 """Numbers worked on together: rows and heads are multiples of it."""
 _COLUMNS = 32
 """Of a tile: widths of matrices that are multiplied are multiples of it."""
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-Segments = npt.NDArray[np.int64]
-"""[S, 4]: first query row, queries, offset of the first key in elements, keys before the first query."""
 
 
 class _Heads(ctypes.Structure):
@@ -155,7 +151,7 @@ def attend(
     value: Tensor,
     strides: tuple[int, int],
     out_NHD: Tensor,
-    segments: Segments,
+    segments: SegmentRows,
     groups: int,
     scale: float,
     window: int | None,
@@ -177,7 +173,7 @@ def attend_backward(
     grad_NHD: Tensor,
     log_total_NH: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
-    segments: Segments,
+    segments: SegmentRows,
     scale: float,
     window: int | None,
 ) -> None:
@@ -356,14 +352,6 @@ def log_softmax_backward_(logits_NV: Tensor, target_N: Tensor, log_total_N: Tens
     rows, vocabulary = logits_NV.shape
     _call("log_softmax_backward", logits_NV.dtype, logits_NV.data_ptr(), target_N.data_ptr(), log_total_N.data_ptr(), grad_N.data_ptr(),
           rows, vocabulary)  # fmt: skip
-
-
-def segments_of(lengths: Sequence[int], token_stride: int) -> Segments:
-    """Packed segments whose keys lie in the rows of their queries."""
-    first = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
-    return np.stack(
-        [first, np.asarray(lengths, np.int64), first * token_stride, np.zeros_like(first)], axis=1
-    )
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
