@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, UnsafeCode
+from bethink.cli.options import Device, Dtype, Prompted, ThinkClose, ThinkOpen, Toggle, UnsafeCode
 
 
 def eval(
@@ -52,9 +52,7 @@ def eval(
     ] = None,
     top_k: Annotated[int, typer.Option(help="For every mode; 0 is off.")] = 0,
     min_p: Annotated[float, typer.Option(help="For every mode; 0 is off.")] = 0.0,
-    prompted: Annotated[
-        bool, typer.Option("--prompted", help="Ask for step-by-step work and a boxed answer in the question.")
-    ] = False,
+    prompted: Prompted = False,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(help="Training rows: problems whose question is in them are left out. Repeatable."),

@@ -22,6 +22,7 @@ from bethink.cli.options import (
     MinLrRatio,
     ModelSpec,
     Problems,
+    Prompted,
     Rank,
     Resume,
     Seed,
@@ -66,6 +67,7 @@ def grpo(
             help="on, off, both (each problem in both), or shares: on=0.5,both=0.5.", rich_help_panel=RUN
         ),
     ] = "on",
+    prompted: Prompted = False,
     max_tokens: Annotated[
         int, typer.Option(help="Tokens of a completion, at most.", rich_help_panel=RUN)
     ] = 1024,

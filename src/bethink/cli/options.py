@@ -17,6 +17,13 @@ Toggle = Annotated[
 ]
 ThinkOpen = Annotated[str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")]
 ThinkClose = Annotated[str | None, typer.Option(help="Its closing tag.")]
+Prompted = Annotated[
+    bool,
+    typer.Option(
+        "--prompted",
+        help="Ask for step-by-step work and a boxed answer in the question; rows and lists of problems hold the bare one.",
+    ),
+]
 Dtype = Annotated[
     str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
 ]

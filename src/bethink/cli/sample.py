@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, ThinkClose, ThinkOpen, Toggle, UnsafeCode
+from bethink.cli.options import Device, Dtype, Prompted, ThinkClose, ThinkOpen, Toggle, UnsafeCode
 
 _ASK, _KEEP, _WHO = "What is asked", "What is kept", "Who answers"
 
@@ -66,14 +66,7 @@ def sample(
     max_tokens: Annotated[int, typer.Option(help="Of a whole answer.", rich_help_panel=_ASK)] = 4096,
     temperature: Annotated[float, typer.Option(help="For every mode.", rich_help_panel=_ASK)] = 0.6,
     top_p: Annotated[float, typer.Option(help="For every mode.", rich_help_panel=_ASK)] = 0.95,
-    prompted: Annotated[
-        bool,
-        typer.Option(
-            "--prompted",
-            help="Ask for step-by-step work and a boxed answer in the question (the rows hold the bare question).",
-            rich_help_panel=_ASK,
-        ),
-    ] = False,
+    prompted: Prompted = False,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(help="Rows whose questions are not asked. Repeatable.", rich_help_panel=_ASK),

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from bethink.core.errors import ConfigError, PreflightError
+from bethink.core.files import read_jsonl
 from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.train.metrics import TIMING, read_metrics
@@ -104,6 +105,16 @@ def test_what_is_sampled_is_what_is_trained_and_logged(make_grpo: Make) -> None:
         assert (config.output / name).stat().st_size > 0
     # The adapter is one of the plain model's.
     load_model(locate(f"{config.model}+{result.path}"), dtype=torch.float32, device="cpu")
+
+
+def test_a_format_asked_for_in_the_question_is_no_part_of_the_problem(make_grpo: Make) -> None:
+    config = make_grpo(prompted=True, steps=1, eval_every=1, eval_size=2)
+    run_grpo(config)
+    bare = {row["question"] for row in read_jsonl(config.output / "train-problems.jsonl")}
+    asked = {row["question"] for row in rollouts(config)}
+    assert {question.partition("\n\nReason step by step.")[0] for question in asked} <= bare
+    assert not asked & bare
+    assert read_metrics(config.output / "metrics.jsonl")[0]["eval_on"] is not None
 
 
 def test_an_adapter_is_trained_on_where_it_stands(make_grpo: Make, tmp_path: Path) -> None:

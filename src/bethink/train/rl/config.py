@@ -51,6 +51,7 @@ class GRPOConfig(TrainingConfig):
     problems: int | None = Field(None, ge=1)
     split: str = "train"
     modes: ModeShares = Field(default={"on": 1.0}, min_length=1)
+    prompted: bool = False
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, gt=0)
     rewards: str = "accuracy=1,format=0.5"

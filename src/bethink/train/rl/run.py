@@ -21,6 +21,7 @@ from bethink.models.known_speed import speed_of
 from bethink.models.locate import ModelFiles
 from bethink.models.machine import resolve_device
 from bethink.tasks.problem import Problem
+from bethink.tasks.prompted import prompted
 from bethink.train import checkpoint
 from bethink.train.curricula.api import Curriculum
 from bethink.train.curricula.mastery import Mastery
@@ -87,6 +88,9 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
         held_out_problems(config.tasks, config.eval_size, config.seed, problems) if config.eval_every else []
     )
     write_problems(problems, config.output)
+    if config.prompted:
+        problems = [prompted(problem) for problem in problems]
+        held_out = [[prompted(problem) for problem in level] for level in held_out]
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
     trained = load_on(config, located, device)
     prove_head(trained.model)
