@@ -96,6 +96,23 @@ def test_reinforcement_needs_room_for_its_longest_completion_and_its_reference(t
     assert short.hours > free.hours, "a reference is asked"
 
 
+def test_completions_of_one_prompt_take_less_than_as_many_of_several(tmp_path: Path) -> None:
+    stage = (
+        "{name: a, uses: grpo, with: {model: m, tasks: chain_sum, full: true, device: cpu, dtype: float32, kl: %s, "
+        "problems_per_step: %d, group_size: %d}}"
+    )
+    here = ASSUMED
+    for other in ("  device: elsewhere\n", "  tflops: 100\n", "  sampled_tokens_per_second: 1000\n"):
+        here = here.replace(other, "")
+    shared, apart, asked = (
+        planned(tmp_path, stage % sizes, here)[1][-1] for sizes in ((0, 2, 16), (0, 16, 2), (0.04, 2, 16))
+    )
+    assert all((shared.hours, apart.hours, asked.hours))
+    assert shared.rows == apart.rows
+    assert shared.hours < 0.8 * apart.hours
+    assert asked.hours > shared.hours, "a reference is asked"
+
+
 def test_what_a_stage_makes_is_not_missing_and_what_is_unknown_is_no_bound(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     sample = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bethink.core.errors import ConfigError
 from bethink.core.files import read_json, read_object
-from bethink.models.cost import Shape, cache_values, decode_step, prefill, sft_step
+from bethink.models.cost import Shape, cache_values, decode_step, policy_step, prefill, sft_step
 from bethink.models.known_speed import recall, speed_of
 from bethink.models.lora_config import ALL_LINEAR
 from bethink.models.recompute import Recompute, choose
@@ -66,6 +66,25 @@ def training_rate(
     for reader in [shape] * further + ([taught] if taught else []):
         step += prefill(reader, lengths, weight_bytes=speed.width)
     return _usual("sft", sum(lengths) / speed.floor(step, sum(lengths)))
+
+
+def policy_rate(config: Any, assume: Assume, *, further: int) -> Rate | None:
+    """How fast a grpo stage learns from completions, in tokens of those; None where nothing tells. Each group's prompt is computed once.
+
+    further: passes without a backward one.
+    """
+    count = assume.tokens_per_completion
+    if assume.tflops or not count:
+        return training_rate(config, assume, further=further)
+    shape, speed = _shape(config.model, assume), _speed(config, assume)
+    if shape is None or speed is None:
+        return None
+    prompt, length = _prompt(assume), round(count)
+    groups = [(prompt, [length] * config.group_size)] * config.problems_per_step
+    rank = None if config.full else config.rank
+    step = policy_step(shape, groups, rank=rank, further=further, weight_bytes=speed.width)
+    learned = length * config.group_size * len(groups)
+    return _usual("sft", learned / speed.floor(step, learned + prompt * len(groups)))
 
 
 def pretraining_rate(config: Any, assume: Assume) -> Rate | None:
@@ -122,8 +141,8 @@ def _of_peak(assume: Assume, flops: float, count: float | None = None) -> Rate:
     return Rate(assume.tflops * 1e12 * assume.mfu / flops, words)
 
 
-def sampling_rate(config: Any, assume: Assume, rows: int) -> Rate | None:
-    """How fast an eval stage samples `rows` completions; None where nothing tells."""
+def sampling_rate(config: Any, assume: Assume, rows: int, group: int = 1) -> Rate | None:
+    """How fast a stage samples `rows` completions, so many of each prompt, which is read once for them; None where nothing tells."""
     if assume.sampled_tokens_per_second:
         return Rate(
             assume.sampled_tokens_per_second, f"{assume.sampled_tokens_per_second:,.0f} tokens a second"
@@ -137,8 +156,9 @@ def sampling_rate(config: Any, assume: Assume, rows: int) -> Rate | None:
     step = decode_step(shape, together, prompt + count / 2, weight_bytes=speed.width)
     seconds = count * speed.floor(step, together)
     if prompt:
-        begun = prefill(shape, [prompt] * together, weight_bytes=speed.width)
-        seconds += speed.floor(begun, prompt * together)
+        prompts = math.ceil(together / group)
+        begun = prefill(shape, [prompt] * prompts, weight_bytes=speed.width)
+        seconds += speed.floor(begun, prompt * prompts)
     return _usual("eval", together * count / seconds)
 
 

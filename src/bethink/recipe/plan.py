@@ -22,6 +22,7 @@ from bethink.core.console import duration
 from bethink.recipe.forecast import (
     Rate,
     memory,
+    policy_rate,
     pretraining_memory,
     pretraining_rate,
     sampling_memory,
@@ -232,8 +233,8 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     hours = None
     # The policy that sampled is asked again where it is not the one that learns, and a reference where there is a KL term.
     further = (config.updates_per_step > 1) + bool(config.objective.kl)
-    sampled = sampling_rate(config, assume, config.batch_size)
-    trained = training_rate(config, assume, further=further)
+    sampled = sampling_rate(config, assume, config.batch_size, config.group_size)
+    trained = policy_rate(config, assume, further=further)
     if sampled and trained and assume.tokens_per_completion:
         tokens = rollouts * assume.tokens_per_completion
         hours = tokens * (1 / sampled.tokens_per_second + 1 / trained.tokens_per_second) / 3600
