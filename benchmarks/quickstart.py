@@ -9,29 +9,10 @@ run: seed, machine, versions, timings, rows) and puts the first run's table betw
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
-from typing import Any
-
-ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- quickstart:begin -->\n", "<!-- quickstart:end -->"
+from recipe_runs import Run, keep, load, table
 
 
-def load(run: Path) -> dict[str, Any]:
-    manifest = json.loads((run / "manifest.json").read_text())
-    return {
-        "seed": manifest["seed"],
-        "seconds": round(sum(stage["seconds"] for stage in manifest["stages"])),
-        "stages": {stage["name"]: round(stage["seconds"], 1) for stage in manifest["stages"]},
-        "peak_memory_gib": round(max(s["peak_memory_bytes"] for s in manifest["stages"]) / 2**30, 2),
-        "environment": manifest["environment"],
-        "rows": json.loads((run / "results.json").read_text())["rows"],
-    }
-
-
-def failures(run: dict[str, Any]) -> list[str]:
+def failures(run: Run) -> list[str]:
     """Which of the quickstart's promises a run breaks."""
     cell = {(row["model"], row["mode"]): row for row in run["rows"]}
     on, off = cell["trained", "on"], cell["trained", "off"]
@@ -48,31 +29,7 @@ def failures(run: dict[str, Any]) -> list[str]:
     return [promise for promise, kept in promises.items() if not kept]
 
 
-def table(run: dict[str, Any]) -> str:
-    lines = [
-        "| model | thinking | accuracy (95 % interval) | complies | cut off | thinking + answer tokens |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in run["rows"]:
-        lines.append(
-            f"| {row['model']} | {row['mode']} | {100 * row['accuracy']:.1f} % ({100 * row['low']:.1f} – {100 * row['high']:.1f}) "
-            f"| {100 * row['compliance']:.1f} % | {100 * row['truncated']:.1f} % "
-            f"| {row['thinking_tokens']:.0f} + {row['answer_tokens']:.0f} |"
-        )
-    environment = run["environment"]
-    n = min(row["n"] for row in run["rows"])
-    lines += [
-        "",
-        (
-            f"{n} held-out problems a cell, seed {run['seed']}; {run['seconds'] // 60} min {run['seconds'] % 60:02d} s after downloads, "
-            f"peak memory {run['peak_memory_gib']:.1f} GiB, on {environment['cores']} cores of an {environment['processor']} without GPU."
-        ),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def others(runs: list[dict[str, Any]]) -> str:
+def others(runs: list[Run]) -> str:
     """The same figures of the runs with other seeds, in words."""
     if len(runs) < 2:
         return ""
@@ -96,31 +53,5 @@ def others(runs: list[dict[str, Any]]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    runs = [load(path) for path in arguments.runs]
-    broken = 0
-    for path, run in zip(arguments.runs, runs, strict=True):
-        found = failures(run)
-        broken += bool(found)
-        print(
-            f"{path} (seed {run['seed']}): {'; '.join(f'NOT {promise}' for promise in found) or 'every promise kept'}"
-        )
-    if not arguments.check:
-        kept = [{**run, "broken_promises": failures(run)} for run in runs]
-        (ROOT / "benchmarks/results/quickstart.json").write_text(json.dumps(kept, indent=2) + "\n")
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-        readme.write_text(
-            before + BEGIN + table(runs[0]) + others(runs) + END + rest.partition(END)[2], encoding="utf-8"
-        )
-    sys.exit(1 if broken else 0)
-
-
 if __name__ == "__main__":
-    main()
+    keep(__doc__, load, failures, "quickstart", "README.md", lambda runs: table(runs[0]) + others(runs))
