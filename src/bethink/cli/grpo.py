@@ -154,6 +154,10 @@ def grpo(
         int,
         typer.Option(help="Steps between evaluations on held-out problems; 0: never.", rich_help_panel=KEPT),
     ] = 0,
+    eval_tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks they are of (default: those of --tasks).", rich_help_panel=KEPT),
+    ] = None,
     eval_size: Annotated[
         int, typer.Option(help="Held-out problems of each task.", rich_help_panel=KEPT)
     ] = 100,

@@ -107,7 +107,7 @@ KINDS: dict[str, StageKind] = {
     "pretrain": _trainer("pretrain", "PretrainConfig", "run_pretrain", "data", "tokenizer"),
     "distill": _trainer("distill", "DistillConfig", "run_distill", "teacher", "data", "tasks", "eval_data"),
     "prefer": _trainer("prefer", "PreferConfig", "run_prefer", "adapter", "data", "answers", "eval_data"),
-    "grpo": _trainer("rl", "GRPOConfig", "run_grpo", "adapter", "tasks", "pass_rates"),
+    "grpo": _trainer("rl", "GRPOConfig", "run_grpo", "adapter", "tasks", "eval_tasks", "pass_rates"),
     "sample": StageKind(
         config=_config("sample.config", "SampleConfig"),
         run=_run("sample.run", "run_sample"),

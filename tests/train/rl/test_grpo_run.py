@@ -189,6 +189,13 @@ def test_held_out_problems_are_asked_while_it_learns_and_are_not_learned_from(
     asked_in_training = (config.output / "train-problems.jsonl").read_text().splitlines()
     trained = {json.loads(line)["question"] for line in asked_in_training}
     assert trained.isdisjoint(problem.question for problems in held_out for problem in problems)
+    other = make_grpo(output=tmp_path / "other", eval_every=1, eval_size=3, eval_tasks=tasks[1], steps=1)
+    run_grpo(other)
+    (row,) = read_metrics(other.output / "metrics.jsonl")
+    assert row["eval_on"] in (0, pytest.approx(1 / 3, abs=1e-6), pytest.approx(2 / 3, abs=1e-6), 1)
+    assert "eval_on_level_0" not in row
+    with pytest.raises(ValueError, match="never asked without eval_every"):
+        make_grpo(eval_tasks=tasks[1])
     whole = make_grpo(output=tmp_path / "whole", eval_every=1, problems=20)
     with pytest.raises(ConfigError, match="nothing to evaluate on") as error:
         run_grpo(whole)

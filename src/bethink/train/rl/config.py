@@ -85,6 +85,7 @@ class GRPOConfig(TrainingConfig):
     think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
 
     eval_every: int = Field(0, ge=0)
+    eval_tasks: tuple[str, ...] = ()
     eval_size: int = Field(100, ge=1)
 
     slots: int = Field(64, ge=1)
@@ -96,11 +97,15 @@ class GRPOConfig(TrainingConfig):
     allow_no_signal: float = Field(0.9, ge=0, le=1)
     allow_ungraded: float = Field(0.05, ge=0, le=1)
 
-    @field_validator("tasks", mode="before")
+    @field_validator("tasks", "eval_tasks", mode="before")
     @classmethod
     def _split_tasks(cls, value: Any) -> Any:
         given = value if isinstance(value, list | tuple) else [value]
-        specs = tuple(spec for text in given for spec in split_specs(str(text)))
+        return tuple(spec for text in given for spec in split_specs(str(text)))
+
+    @field_validator("tasks")
+    @classmethod
+    def _some(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
         if not specs:
             raise ValueError("no task is named (as in chain_sum:min_terms=3,max_terms=5)")
         return specs
@@ -147,6 +152,8 @@ class GRPOConfig(TrainingConfig):
             raise ValueError(
                 "mastery gating needs several tasks, from the easiest to the hardest (one a level)"
             )
+        if self.eval_tasks and not self.eval_every:
+            raise ValueError("eval_tasks are never asked without eval_every (as in --eval-every 10)")
         if self.group_size < 2 and self.objective.advantage is not None:
             raise ValueError("group_size must be at least 2: advantages are relative to the group")
         return self

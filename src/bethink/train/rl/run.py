@@ -84,9 +84,10 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     problems, curriculum = _curriculum(config)
     if any(problem.grader == "code" for problem in problems):
         require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
-    held_out = (
-        held_out_problems(config.tasks, config.eval_size, config.seed, problems) if config.eval_every else []
-    )
+    held_out: list[list[Problem]] = []
+    if config.eval_every:
+        asked = config.eval_tasks or config.tasks
+        held_out = held_out_problems(asked, config.eval_size, config.seed, problems)
     write_problems(problems, config.output)
     if config.prompted:
         problems = [prompted(problem) for problem in problems]
