@@ -9,7 +9,8 @@ import pytest
 
 from bethink.core.errors import ConfigError, DataError
 from bethink.tasks.files import load_problems
-from bethink.tasks.mappings import MAPPINGS, ColumnMapping
+from bethink.tasks.layouts.columns import ColumnMapping
+from bethink.tasks.layouts.known import LAYOUTS
 from bethink.tasks.prompted import prompted
 
 GPQA = {
@@ -22,7 +23,7 @@ GPQA = {
     "High-level domain": "Physics",
 }
 
-LAYOUTS = [
+EXAMPLES = [
     ("plain", {"question": "2 + 2?", "answer": 4, "grader": "numeric"}, "2 + 2?", "4", "numeric"),
     (
         "gsm8k",
@@ -235,7 +236,7 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize(("layout", "row", "question", "answer", "grader"), LAYOUTS)
+@pytest.mark.parametrize(("layout", "row", "question", "answer", "grader"), EXAMPLES)
 def test_public_layouts_are_understood(tmp_path, layout, row, question, answer, grader):
     (problem,) = load_problems(write(tmp_path / "rows.jsonl", [row]), layout)
     assert problem.question == question
@@ -244,7 +245,7 @@ def test_public_layouts_are_understood(tmp_path, layout, row, question, answer, 
     assert problem.task == ("rows" if layout == "plain" else layout)
 
 
-@pytest.mark.parametrize(("layout", "row", "question", "answer", "grader"), LAYOUTS)
+@pytest.mark.parametrize(("layout", "row", "question", "answer", "grader"), EXAMPLES)
 def test_parquet_says_the_same_as_json_lines(tmp_path, layout, row, question, answer, grader):
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
     assert (
@@ -254,7 +255,7 @@ def test_parquet_says_the_same_as_json_lines(tmp_path, layout, row, question, an
 
 
 def test_every_named_layout_is_covered_here():
-    assert set(MAPPINGS) == {layout for layout, *_ in LAYOUTS} | {"gpqa"}
+    assert set(LAYOUTS) == {layout for layout, *_ in EXAMPLES} | {"gpqa"}
 
 
 @pytest.mark.parametrize(("layout", "row", "message"), BAD_CODE_ROWS)

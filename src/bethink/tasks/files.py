@@ -1,6 +1,6 @@
 """Problems from JSON Lines and Parquet files.
 
-Knows how to say where a bad row stands; reading rows is left to `core.rows`, what the columns mean to the mapping (`mappings.py`).
+Knows how to say where a bad row stands; reading rows is left to `core.rows`, what the columns mean to the mapping (`layouts/`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from bethink.core.config import did_you_mean, nearest
 from bethink.core.errors import ConfigError, DataError
 from bethink.core.packed import SUFFIXES, known_formats
 from bethink.core.rows import Unreadable, read_rows
-from bethink.tasks.mappings import MAPPINGS, ColumnMapping, Mapped, MappingFunction, RowError
+from bethink.tasks.layouts.columns import ColumnMapping, Mapped, MappingFunction, RowError
+from bethink.tasks.layouts.known import LAYOUTS
 from bethink.tasks.problem import Problem, ProblemSet
 
 
@@ -27,7 +28,7 @@ def load_problems(
 ) -> ProblemSet:
     """The problems of a file (of every such file under a directory, of several files), in its order.
 
-    mapping: a name from MAPPINGS, or a function such as ColumnMapping(...). name: the task's name, by default the mapping's. A row
+    mapping: a name from LAYOUTS, or a function such as ColumnMapping(...). name: the task's name, by default the mapping's. A row
     without an id of its own is called `row-N` after its place among all rows, so that ids are unique over all files.
     skip_bad: leave out rows that are no problems and count them in `dropped["bad"]`; by default the first one raises DataError with
     file, line and key. Raises ConfigError for an unknown mapping.
@@ -71,16 +72,16 @@ def task_name(mapping: MappingFunction | str) -> str | None:
 
 
 def find_mapping(name: str) -> MappingFunction:
-    """The mapping a user means: a name from MAPPINGS, or columns as `question=problem,answer=gold,grader=math`.
+    """The mapping a user means: a name from LAYOUTS, or columns as `question=problem,answer=gold,grader=math`.
 
     Raises ConfigError that names the nearest.
     """
-    if name in MAPPINGS:
-        return MAPPINGS[name]
+    if name in LAYOUTS:
+        return LAYOUTS[name]
     if "=" not in name:
         raise ConfigError(
             f"unknown mapping `{name}`",
-            fix=f"{did_you_mean(name, MAPPINGS)} (or name the columns: question=…,answer=…,grader=math)",
+            fix=f"{did_you_mean(name, LAYOUTS)} (or name the columns: question=…,answer=…,grader=math)",
         )
     known = [f.name for f in dataclasses.fields(ColumnMapping)]
     columns: dict[str, str] = {}

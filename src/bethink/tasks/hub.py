@@ -12,7 +12,7 @@ from typing import Any
 from bethink.core.errors import ConfigError, DataError
 from bethink.core.packed import SUFFIXES
 from bethink.tasks.files import load_problems, task_name
-from bethink.tasks.mappings import MappingFunction
+from bethink.tasks.layouts.columns import MappingFunction
 from bethink.tasks.problem import ProblemSet
 
 _CONVERTED = "refs/convert/parquet"

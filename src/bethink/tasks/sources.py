@@ -21,7 +21,7 @@ from bethink.core.packed import SUFFIXES, known_formats
 from bethink.core.seeds import derive_seed
 from bethink.tasks.files import load_problems
 from bethink.tasks.hub import load_hub
-from bethink.tasks.mappings import MAPPINGS
+from bethink.tasks.layouts.known import LAYOUTS
 from bethink.tasks.problem import Problem, ProblemSet, in_split, question_key
 from bethink.tasks.procedural import generate
 
@@ -160,11 +160,11 @@ def _split_commas(text: str) -> list[str]:
 
 def _need_mapping(mapping: str | None, spec: str) -> None:
     if not mapping:
-        guess = nearest(Path(spec).name.partition(".")[0], list(MAPPINGS))
+        guess = nearest(Path(spec).name.partition(".")[0], list(LAYOUTS))
         raise ConfigError(
             "it is not said what the columns mean",
             where=spec,
-            fix=f"name a layout, as in `{spec}:{guess or 'gsm8k'}`; known: {', '.join(MAPPINGS)}",
+            fix=f"name a layout, as in `{spec}:{guess or 'gsm8k'}`; known: {', '.join(LAYOUTS)}",
         )
 
 
