@@ -13,10 +13,12 @@ from bethink.cli.options import (
     MACHINE,
     RUN,
     Adapter,
+    AllowMemory,
     Alpha,
     CheckpointEvery,
     Clip,
     Full,
+    GradientCheckpointing,
     Keep,
     Lr,
     MinLrRatio,
@@ -175,6 +177,7 @@ def grpo(
         int | None, typer.Option(help="Grading processes (default: one a core).", rich_help_panel=MACHINE)
     ] = None,
     tokens_per_microbatch: TokensPerMicrobatch = None,
+    gradient_checkpointing: GradientCheckpointing = None,
     checkpoint_every: CheckpointEvery = 10,
     keep: Keep = 2,
     unsafe_code: UnsafeCode = False,
@@ -190,6 +193,7 @@ def grpo(
         float,
         typer.Option(help="Share of the first completions whose grading may fail.", rich_help_panel=ALLOW),
     ] = 0.05,
+    allow_memory: AllowMemory = False,
 ) -> None:
     """Reinforcement learning with verifiable rewards: sample, grade, prefer what was right.
 

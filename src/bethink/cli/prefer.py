@@ -12,6 +12,7 @@ from bethink.cli.options import (
     TRAINED,
     Adapter,
     AllowDropped,
+    AllowMemory,
     Alpha,
     CheckpointEvery,
     Clip,
@@ -19,6 +20,7 @@ from bethink.cli.options import (
     EvalData,
     EvalEvery,
     Full,
+    GradientCheckpointing,
     HeldOut,
     Keep,
     Lr,
@@ -126,6 +128,7 @@ def prefer(
     dtype: TrainDtype = None,
     device: TrainDevice = None,
     tokens_per_microbatch: TokensPerMicrobatch = None,
+    gradient_checkpointing: GradientCheckpointing = None,
     checkpoint_every: CheckpointEvery = 50,
     keep: Keep = 2,
     eval_data: EvalData = None,
@@ -133,6 +136,7 @@ def prefer(
     max_held_out: MaxHeldOut = 256,
     eval_every: EvalEvery = None,
     allow_dropped: AllowDropped = 0.05,
+    allow_memory: AllowMemory = False,
 ) -> None:
     """Preference tuning (DPO, IPO, SimPO, …) on pairs of completions, or a reward model of them.
 

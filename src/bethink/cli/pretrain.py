@@ -10,10 +10,12 @@ import typer
 from bethink.cli.options import (
     KEPT,
     RUN,
+    AllowMemory,
     CheckpointEvery,
     Clip,
     Epochs,
     EvalEvery,
+    GradientCheckpointing,
     Keep,
     Lr,
     MaxHeldOut,
@@ -73,6 +75,7 @@ def pretrain(
     dtype: TrainDtype = None,
     device: TrainDevice = None,
     tokens_per_microbatch: TokensPerMicrobatch = None,
+    gradient_checkpointing: GradientCheckpointing = None,
     checkpoint_every: CheckpointEvery = 50,
     keep: Keep = 2,
     held_out: Annotated[
@@ -80,6 +83,7 @@ def pretrain(
     ] = 0.01,
     max_held_out: MaxHeldOut = 512,
     eval_every: EvalEvery = None,
+    allow_memory: AllowMemory = False,
 ) -> None:
     """Next-token training from a config with random weights.
 

@@ -108,14 +108,18 @@ def pretraining_memory(config: Any, assume: Assume) -> int | None:
         return None
     row_tokens = max(config.tokens_per_microbatch or assume.tokens_per_microbatch, config.context)
     count = parameters(shape, sizes)
-    return _of_training(
-        shape,
-        sizes,
-        weights=2 * count,
-        trained=16 * count,
-        row_tokens=row_tokens,
-        recompute=Recompute.NOTHING,
-    )
+
+    def needed(level: Recompute) -> int:
+        return _of_training(
+            shape, sizes, weights=2 * count, trained=16 * count, row_tokens=row_tokens, recompute=level
+        )
+
+    return needed(choose(config.gradient_checkpointing, needed, _free(assume)))
+
+
+def _free(assume: Assume) -> float:
+    """Bytes of the device that the recipe is planned for."""
+    return assume.memory_gib * 2**30 if assume.memory_gib else math.inf
 
 
 def _planned(config: Any) -> tuple[Shape | None, Sizes]:
@@ -187,10 +191,10 @@ def _speed(config: Any, assume: Assume) -> Speed | None:
     return speed_of(device, torch_dtype(config.dtype, device))
 
 
-def memory(config: Any, assume: Assume, *, longest: int = 0) -> int | None:
+def memory(config: Any, assume: Assume, *, longest: int = 0, beside: int = 0) -> int | None:
     """Peak bytes of the training, from the model's shape; None when the shape is not known. Raises ConfigError for a shape of nothing.
 
-    longest: tokens of a sample that may be longer than what goes through at once.
+    longest: tokens of a sample that may be longer than what goes through at once; beside: bytes that something else takes.
     """
     where, sizes = _sizes(config.model, assume)
     if sizes is None:
@@ -198,11 +202,9 @@ def memory(config: Any, assume: Assume, *, longest: int = 0) -> int | None:
     row_tokens = max(config.tokens_per_microbatch or assume.tokens_per_microbatch, longest)
 
     def needed(level: Recompute) -> int:
-        return _memory(config, row_tokens, sizes, where, level)
+        return beside + _memory(config, row_tokens, sizes, where, level)
 
-    free = assume.memory_gib * 2**30 if assume.memory_gib else math.inf
-    # A trainer without the option computes nothing again.
-    return needed(choose(getattr(config, "gradient_checkpointing", False), needed, free))
+    return needed(choose(config.gradient_checkpointing, needed, _free(assume)))
 
 
 def sampling_memory(config: Any, assume: Assume) -> int | None:
@@ -269,7 +271,7 @@ def _memory_laid_out(config: Any, sizes: Sizes, where: str, row_tokens: int, rec
     from transformers import AutoModelForCausalLM
 
     from bethink.models.lora import add_lora
-    from bethink.train.sft.preflight import memory_needed
+    from bethink.train.fit import memory_needed
 
     with torch.device("meta"):
         with _explained(where):

@@ -142,8 +142,6 @@ def _distill(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     """The student's training, the teacher's reading, and what the student writes itself."""
     config: Any = one.config
     line = _on_rows(one, assume, before, f"taught by {_model(config.teacher)}, ", teacher=config.teacher)
-    teacher = weight_bytes(config.teacher)
-    line = replace(line, memory=line.memory + teacher if line.memory and teacher else None)
     if not line.rows or not line.hours or not config.own_share:
         return line
     own = line.rows * config.own_share
@@ -186,6 +184,7 @@ def _on_rows(
     mean = assume.tokens_per_sample
     tokens = round(samples * rows_each * mean) if samples and mean else None
     rate = training_rate(config, assume, further=further, teacher=teacher) if tokens else None
+    beside = weight_bytes(teacher) if teacher else 0
     return Estimate(
         one.stage.name,
         one.stage.uses,
@@ -194,7 +193,7 @@ def _on_rows(
         tokens,
         at_most=not config.steps and not (curated and not curated.at_most),
         hours=_time(tokens, rate),
-        memory=memory(config, assume),
+        memory=None if beside is None else memory(config, assume, beside=beside),
         rate=rate,
     )
 
@@ -238,7 +237,7 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     if sampled and trained and assume.tokens_per_completion:
         tokens = rollouts * assume.tokens_per_completion
         hours = tokens * (1 / sampled.tokens_per_second + 1 / trained.tokens_per_second) / 3600
-    learning, beside = memory(config, assume, longest=config.max_tokens), sampling_memory(config, assume)
+    beside = sampling_memory(config, assume) or 0
     return Estimate(
         one.stage.name,
         "grpo",
@@ -247,7 +246,7 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
         rollouts * config.max_tokens,
         at_most=True,
         hours=hours,
-        memory=learning + beside if learning and beside else learning,
+        memory=memory(config, assume, longest=config.max_tokens, beside=beside),
         rate=sampled,
     )
 

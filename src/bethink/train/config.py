@@ -34,10 +34,12 @@ class RunConfig(StrictModel):
     dtype: DtypeName = None
     device: str | None = None
     tokens_per_microbatch: int | None = Field(None, ge=16)
+    gradient_checkpointing: bool | None = None
 
     checkpoint_every: int = Field(50, ge=0)
     keep: int = Field(2, ge=1)
     resume: bool = False
+    allow_memory: bool = False
 
     @field_validator("dtype")
     @classmethod

@@ -88,6 +88,21 @@ def test_pairs_longer_than_a_row_are_learned_the_same(make_prefer: Make, tmp_pat
         assert narrow["pairs"] == wide["pairs"]
 
 
+@pytest.mark.parametrize("reward_model", [False, True])
+def test_recomputing_layers_changes_nothing_but_memory(
+    make_prefer: Make, tmp_path: Path, reward_model: bool
+) -> None:
+    lines = []
+    for asked in (False, True):
+        config = make_prefer(
+            output=tmp_path / str(asked), gradient_checkpointing=asked, reward_model=reward_model, steps=2
+        )
+        run_prefer(config)
+        rows = read_metrics(config.output / "metrics.jsonl")
+        lines.append([{k: v for k, v in row.items() if k not in TIMING} for row in rows])
+    assert lines[0] == lines[1]
+
+
 def test_a_models_own_answers_become_pairs_and_are_learned(make_prefer: Make, tmp_path: Path) -> None:
     draw = random.Random(3)
     rows = []

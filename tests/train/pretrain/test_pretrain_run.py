@@ -122,6 +122,14 @@ def test_a_base_model_learns_to_count(make: Make) -> None:
     assert (result.path.parent / "loss.svg").exists()
 
 
+def test_recomputing_layers_changes_nothing_but_memory(make: Make, tmp_path: Path) -> None:
+    left = [
+        run_pretrain(make(gradient_checkpointing=asked, output=tmp_path / str(asked))).path
+        for asked in (False, True)
+    ]
+    assert len({(path / "model.safetensors").read_bytes() for path in left}) == 1
+
+
 def test_the_product_is_a_model_like_any_other(make: Make) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -202,6 +202,30 @@ def test_held_out_problems_are_asked_while_it_learns_and_are_not_learned_from(
     assert "held_out=0.1" in str(error.value)
 
 
+def test_recomputing_layers_changes_nothing_but_memory(make_grpo: Make, tmp_path: Path) -> None:
+    left = []
+    for asked in (False, True):
+        output = tmp_path / f"recomputing-{asked}"
+        config = make_grpo(gradient_checkpointing=asked, updates_per_step=2, kl=0.01, output=output)
+        result = run_grpo(config)
+        metrics = [
+            {key: value for key, value in row.items() if key not in TIMING}
+            for row in read_metrics(output / "metrics.jsonl")
+        ]
+        left.append([metrics, (result.path / "adapter_model.safetensors").read_bytes()])
+    assert left[0] == left[1]
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_sampled(
+    make_grpo: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bethink.train.fit.free_memory", lambda: 1000)
+    with pytest.raises(PreflightError, match=r"GB are free(.|\n)*--allow-memory"):
+        run_grpo(make_grpo())
+    assert not (make_grpo().output / "rollouts.jsonl").exists()
+    assert run_grpo(make_grpo(resume=True, allow_memory=True)).steps == 3
+
+
 def test_the_first_rollouts_stop_a_run_that_would_be_wasted(make_grpo: Make, tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"cut at the token limit(.|\n)*--max-tokens"):
         run_grpo(make_grpo(allow_truncated=0.5, output=tmp_path / "cut"))

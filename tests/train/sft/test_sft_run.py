@@ -188,7 +188,7 @@ def test_missing_data_is_named(make_config: Make, tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_training(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bethink.train.sft.preflight.free_memory", lambda: 1000)
+    monkeypatch.setattr("bethink.train.fit.free_memory", lambda: 1000)
     with pytest.raises(PreflightError, match="GB are free") as raised:
         run_sft(make_config())
     assert "--allow-memory" in str(raised.value)

@@ -20,14 +20,13 @@ from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import Progress, note, warn
-from bethink.core.errors import ModelError, PreflightError
+from bethink.core.errors import ModelError
 from bethink.core.files import only_process
 from bethink.core.seeds import derive_seed
 from bethink.models.checkpointing import enable
 from bethink.models.known_speed import speed_of
 from bethink.models.locate import ModelFiles
 from bethink.models.machine import resolve_device, torch_dtype
-from bethink.models.recompute import choose
 from bethink.models.speed import Speed
 from bethink.tasks.problem import Problem
 from bethink.train.distill.config import DistillConfig
@@ -46,6 +45,7 @@ from bethink.train.distill.store import (
 )
 from bethink.train.distill.teacher import Teacher, require_rows
 from bethink.train.distill.vocabulary import shared_vocabulary
+from bethink.train.fit import fit
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
@@ -66,7 +66,7 @@ from bethink.train.resume import resume_command
 from bethink.train.rows import data_files
 from bethink.train.schedule import Schedule
 from bethink.train.sft.forecast import Forecast, summary
-from bethink.train.sft.preflight import Preflight, check, memory_free, memory_needed, survey
+from bethink.train.sft.preflight import Preflight, check, survey
 from bethink.train.sft.run import sample_pair, stores, thresholds
 from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import TokenStore
@@ -201,8 +201,8 @@ def _preflight(
     floor: StepFloor | None,
 ) -> Preflight | None:
     """What fine-tuning finds of the rows; without rows only whether memory suffices is looked at, and nothing returned."""
-    asked = config.gradient_checkpointing
     if data is not None:
+        asked = config.gradient_checkpointing
         found = survey(
             files, tokenizer, model, data.rows, data.held_out, data.schedule, capacity, asked, floor
         )
@@ -210,15 +210,7 @@ def _preflight(
         check(found, thresholds(config), data.rows.census)
         found.recompute = enable(model, found.recompute)
         return found
-    free = memory_free(model.device, model)
-    recompute = choose(asked, lambda level: memory_needed(model, capacity, recompute=level), free)
-    needed = memory_needed(model, capacity, recompute=recompute)
-    if needed > free and not config.allow_memory:
-        raise PreflightError(
-            f"training needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
-            fix="lower --tokens-per-microbatch, use LoRA instead of --full, or try all the same with --allow-memory --resume",
-        )
-    enable(model, recompute)
+    fit(config, model, max(capacity, config.completion_tokens))
     return None
 
 

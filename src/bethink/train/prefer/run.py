@@ -25,6 +25,7 @@ from bethink.models.known_speed import speed_of
 from bethink.models.locate import ModelFiles
 from bethink.models.machine import resolve_device, torch_dtype
 from bethink.train import checkpoint
+from bethink.train.fit import fit
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
@@ -90,6 +91,8 @@ def _run(
     found = Preflight(data.census, schedule, made)
     found.write(config.output)
     found.check(config.allow_dropped)
+    capacity = config.tokens_per_microbatch or default_capacity(device)
+    fit(config, trained.model, max(capacity, data.census.longest))
 
     scorer: Scorer = PolicyScorer(trained.model)
     masters = dict(trained.masters)

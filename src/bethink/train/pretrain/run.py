@@ -17,6 +17,7 @@ from bethink.core.console import note
 from bethink.core.errors import DataError, ModelError
 from bethink.models.known_speed import speed_of
 from bethink.models.machine import resolve_device, torch_dtype
+from bethink.train.fit import fit
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
@@ -76,6 +77,8 @@ def _run(config: PretrainConfig, files: Sequence[Path], device: torch.device) ->
             f"the texts hold token id {store.largest_id}, the model knows {vocabulary}",
             fix="leave vocab_size out of --shape",
         )
+    capacity = config.tokens_per_microbatch or default_capacity(device)
+    fit(config, trained.model, max(capacity, config.context))
     order = Order(store.lengths, config.tokens_per_step, config.seed)
     steps = config.steps or max(1, round(config.epochs * order.pass_tokens / config.tokens_per_step))
     note(
@@ -87,7 +90,7 @@ def _run(config: PretrainConfig, files: Sequence[Path], device: torch.device) ->
         store,
         held_out,
         order,
-        capacity=config.tokens_per_microbatch or default_capacity(device),
+        capacity=capacity,
         device=device,
         floor=StepFloor.of(trained.model, speed) if speed else None,
     )

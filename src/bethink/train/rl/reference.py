@@ -24,6 +24,11 @@ class Reference:
         self._model, self._every = model, every
         self._kept = self._copies()
 
+    @staticmethod
+    def bytes_of(model: nn.Module) -> int:
+        """Memory that a model's reference takes."""
+        return sum(parameter.numel() * parameter.element_size() for _, parameter in trainable(model))
+
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Within the block the model is the reference."""

@@ -29,6 +29,7 @@ from bethink.train.curricula.pass_rates import read_pass_rates
 from bethink.train.curricula.plot import plot_curriculum
 from bethink.train.curricula.progressive import Progressive
 from bethink.train.curricula.shuffled import Shuffled
+from bethink.train.fit import fit
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
@@ -95,6 +96,9 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
     trained = load_on(config, located, device)
     prove_head(trained.model)
+    capacity = config.tokens_per_microbatch or default_capacity(device)
+    beside = Reference.bytes_of(trained.model) if config.objective.kl else 0
+    fit(config, trained.model, max(capacity, config.max_tokens), beside=beside)
     try:
         with (
             WorkerPool(config.workers) as pool,

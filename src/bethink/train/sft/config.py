@@ -23,7 +23,6 @@ class SFTConfig(TrainingConfig):
     max_tokens: int | None = Field(None, ge=2)
     weight_decay: float = Field(0.001, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    gradient_checkpointing: bool | None = None
 
     eval_data: Path | None = None
     held_out: float = Field(0.01, ge=0, lt=1)
@@ -35,7 +34,6 @@ class SFTConfig(TrainingConfig):
     allow_dropped: float = Field(0.05, ge=0, le=1)
     allow_empty: float = Field(0.0, ge=0, le=1)
     allow_template_failures: float = Field(0.0, ge=0, le=1)
-    allow_memory: bool = False
 
     @property
     def lora(self) -> LoRAConfig:

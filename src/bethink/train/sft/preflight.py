@@ -9,9 +9,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.table import Table
 from transformers import PreTrainedModel
 
@@ -20,12 +18,11 @@ from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.console import duration, err, warn
 from bethink.core.errors import PreflightError
 from bethink.core.files import write_json
-from bethink.models.machine import free_memory
 from bethink.models.recompute import Recompute, choose
 from bethink.models.speed import USUAL_SHARE
 from bethink.train.batch import padded_length
+from bethink.train.fit import memory_free, memory_needed, too_large
 from bethink.train.floor import StepFloor
-from bethink.train.memory import training_memory
 from bethink.train.rows import Row, read_rows
 from bethink.train.schedule import Schedule
 from bethink.train.token_store import Census, TokenStore, encode_row
@@ -165,39 +162,6 @@ def _fault(row: Row, renderer: Renderer) -> str | None:
     return None
 
 
-def memory_needed(model: PreTrainedModel, row_tokens: int, *, recompute: Recompute) -> int:
-    """An estimate of the bytes training this model takes at its peak, with micro-batches of `row_tokens` tokens."""
-    config: Any = model.config.get_text_config(decoder=True)
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return training_memory(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
-        trained=sum(
-            p.numel() * (12 if p.dtype == torch.float32 else 16)
-            for p in model.parameters()
-            if p.requires_grad
-        ),
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        feed_forward=getattr(config, "intermediate_size", 4 * config.hidden_size),
-        queries=heads * size,
-        keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
-        vocabulary=config.vocab_size,
-        number_bytes=model.get_output_embeddings().weight.element_size(),
-        row_tokens=row_tokens,
-        recompute=recompute,
-        device=model.device.type,
-    )
-
-
-def memory_free(device: torch.device, model: PreTrainedModel) -> int:
-    """Bytes training may use on the device: what is free now plus what the loaded model already takes."""
-    weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + weights
-    return free_memory() + weights
-
-
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """The largest share of rows that may be dropped, be empty, or fail the proof; whether memory may fall short."""
@@ -232,10 +196,7 @@ def check(found: Preflight, allowed: Thresholds, census: Census) -> None:
         )
     if found.memory_needed > found.memory_free:
         if not allowed.memory:
-            raise PreflightError(
-                f"training needs about {found.memory_needed / 1e9:.1f} GB and {found.memory_free / 1e9:.1f} GB are free",
-                fix="lower --tokens-per-microbatch or --max-tokens, use LoRA instead of --full, or try all the same with --allow-memory --resume",
-            )
+            raise too_large(found.memory_needed, found.memory_free)
         found.overridden.append("memory")
     if found.on_share in (0.0, 1.0):
         warn(f"all rows are thinking-{'on' if found.on_share else 'off'}: the model will not learn a toggle")
