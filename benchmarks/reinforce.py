@@ -1,23 +1,48 @@
 #!/usr/bin/env python3
 """The table of reinforcement learning after the quickstart, from runs of the recipe `reinforce`.
 
-    bethink run reinforce --until reinforcement_helps --output runs/reinforce
+    bethink run reinforce --output runs/reinforce
     python benchmarks/reinforce.py runs/reinforce [RUN ...] [--check]
 
-Reads each run's results, manifest and comparison, checks what the recipe promises, writes benchmarks/results/reinforce.json (every run: seed,
-machine, timings, rows, promises broken) and puts the first run's table between the marks in docs/grpo.md. --check only checks.
+Reads each run's results, manifest, comparisons and curves, checks what the recipe promises, writes benchmarks/results/reinforce.json (every run:
+seed, machine, timings, rows, promises broken) and puts the first run's tables between the marks in docs/grpo.md. --check only checks. A run
+up to its stage reinforcement_helps will do; what comes after it is then left out.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from itertools import accumulate
 from pathlib import Path
 
 from recipe_runs import Run, keep, load, paired, table
 
+Curve = list[tuple[int, float]]
+"""Completion tokens sampled so far, and the share of held-out problems solved."""
+
+HARDER = "eval_on_level_1"
+
 
 def load_reinforced(run: Path) -> Run:
-    """A run's figures, with the paired difference that reinforcement made."""
-    return {**load(run), "reinforcement_helps": paired(run, "reinforcement_helps")}
+    """A run's figures, with the paired differences that reinforcement and gating made, and both curves of the harder level."""
+    found = {**load(run), "reinforcement_helps": paired(run, "reinforcement_helps")}
+    if (run / "gating_helps").exists():
+        found["gating_helps"] = paired(run, "gating_helps")
+        found["curves"] = {stage: curve(run / stage) for stage in ("gated", "mixed")}
+    return found
+
+
+def curve(stage: Path) -> Curve:
+    """Held-out accuracy on the harder level while a stage learned."""
+    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    sampled = accumulate(row["tokens"] for row in rows)
+    return [(tokens, row[HARDER]) for tokens, row in zip(sampled, rows, strict=True) if HARDER in row]
+
+
+def tokens_to(accuracy: float, points: Curve) -> float:
+    """Tokens sampled until this accuracy was first measured."""
+    return next((tokens for tokens, measured in points if measured >= accuracy), math.inf)
 
 
 def failures(run: Run) -> list[str]:
@@ -34,6 +59,13 @@ def failures(run: Run) -> list[str]:
         ),
         "at most 20 minutes of learning": run["stages"]["longer"] <= 20 * 60,
     }
+    if "curves" in run:
+        gated, mixed = run["curves"]["gated"], run["curves"]["mixed"]
+        best = max(accuracy for _, accuracy in mixed)
+        promises |= {
+            "gated, what mixed reaches is reached sooner": tokens_to(best, gated) < tokens_to(best, mixed),
+            "gated, more of the harder level is learned": run["gating_helps"]["low"] > 0,
+        }
     return [promise for promise, kept in promises.items() if not kept]
 
 
