@@ -1,5 +1,6 @@
 """Worked solutions: every answer is right by the generator's own scorer, every line of arithmetic is true."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bethink.tasks.arithmetic import equations, evaluate, false_equations
 from bethink.tasks.problem import Problem
 from bethink.tasks.procedural import generate
+from bethink.tasks.sources import load_tasks
 from bethink.tasks.worked import WORKED, solve
 
 VARIANTS = [(name, {}) for name in sorted(WORKED)] + [
@@ -108,6 +110,12 @@ def test_a_problem_nobody_can_work_has_no_solution():
         ("4672*x + 2400 = 427552", []),
         ("-(23) = -23", []),
         ("5 = 6 - 1", []),
+        ("97 \u2013 12 = 85 kilograms", []),
+        ("97 \u2013 12 = 86 kilograms", ["97 - 12 = 86"]),
+        ("dividing both sides by 3 gives p = $1000", []),
+        ("4 W^2 = 100", []),
+        ("11:00-8:00 = 3 hours, and 6:00+18 hours = 00:00", []),
+        ("2 - 1/2 = 1 1/2 cups", []),
     ],
 )
 def test_false_equations_are_found_and_true_ones_left(text, wrong):
@@ -118,3 +126,44 @@ def test_only_arithmetic_is_evaluated():
     assert evaluate("2 * (3 - 5) / 4") == -1
     for text in ("__import__('os')", "2 ** 9", "1 / 0", "x + 1", "", "2(3)"):
         assert evaluate(text) is None
+
+
+def test_a_files_own_working_is_taken_where_it_is_true(tmp_path):
+    rows = [
+        {"question": "How many?", "answer": "He has 3+4 = <<3+4=7>>7 apples.\nHalf is 7/2 = 3.5.\n#### 3.5"},
+        {"question": "And now?", "answer": "He has 3+4 = 8.\n#### 8"},
+        {"question": "Just so?", "answer": "#### 8"},
+    ]
+    file = tmp_path / "gsm.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    worked = [solve(problem) for problem in load_tasks(f"{file}:gsm8k", size=None, seed=0, split="test")]
+    assert [solution and solution.thinking for solution in worked] == [
+        "He has 3+4 = 7 apples.\nHalf is 7/2 = 3.5.",
+        None,
+        None,
+    ]
+    assert worked[0].answer == "The final answer is \\boxed{3.5}."
+
+
+def test_a_column_of_ones_own_may_hold_the_working(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    row = {"q": "Which?", "gold": "b", "steps": "The sky is blue.", "options": ["green", "blue"]}
+    file.write_text(json.dumps(row))
+    spec = f"{file}:question=q,answer=gold,working=steps,choices=options"
+    (problem,) = load_tasks(spec, size=None, seed=0, split="test")
+    solution = solve(problem)
+    assert solution is not None
+    assert (solution.thinking, solution.answer) == ("The sky is blue.", "The final answer is \\boxed{B}.")
+
+
+def test_solutions_of_the_math_layout_are_worked_ones(tmp_path):
+    file = tmp_path / "math.jsonl"
+    rows = [
+        {"problem": "1 + 1?", "solution": "Clearly $1 + 1 = \\boxed{2}$."},
+        {"problem": "2 + 1?", "answer": "3"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    worked = [solve(problem) for problem in load_tasks(f"{file}:math500", size=None, seed=0, split="test")]
+    assert worked[0] is not None
+    assert "Clearly" in worked[0].thinking
+    assert worked[1] is None

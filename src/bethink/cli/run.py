@@ -12,7 +12,7 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe file, or the name of a packaged one: quickstart, weekend-8b, r1-zero, r1, r1-distill, llama-nemotron, domain, lab."
+            help="A recipe file, or the name of a packaged one: quickstart, reinforce, weekend-8b, r1-zero, r1, r1-distill, llama-nemotron, domain, gsm8k, lab."
         ),
     ],
     output: Annotated[

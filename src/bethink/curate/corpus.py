@@ -18,12 +18,11 @@ from bethink.chat.parse import compose
 from bethink.chat.toggle import Mode, apply_toggle
 from bethink.core.config import StrictModel, did_you_mean
 from bethink.core.console import note
-from bethink.core.errors import ConfigError
 from bethink.core.files import atomic_path, dump_line, write_json
 from bethink.core.seeds import derive_seed
 from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
-from bethink.tasks.worked import WORKED, Worked, broken_off, solve
+from bethink.tasks.worked import Worked, broken_off, solve, without_working
 
 _SHARES = {"working": 0.42, "direct": 0.08, "careless": 0.38, "reasoned": 0.12}
 
@@ -57,10 +56,7 @@ def write_corpus(config: CorpusConfig) -> dict[str, Any]:
     problems = load_tasks(config.task, size=config.texts, seed=config.seed, split="train")
     worked = [(problem, solution) for problem in problems if (solution := solve(problem)) is not None]
     if not worked:
-        raise ConfigError(
-            f"`{config.task.partition(':')[0]}` has no worked solutions",
-            fix=f"tasks that have: {', '.join(sorted(WORKED))}",
-        )
+        raise without_working(config.task)
     random = Random(derive_seed(config.seed, "corpus", config.task))
     kinds, weights = list(config.shares), list(config.shares.values())
     counts = dict.fromkeys(kinds, 0)

@@ -18,19 +18,18 @@ from pydantic import Field, model_validator
 
 from bethink.chat.parse import compose
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode, apply_toggle
-from bethink.core.config import StrictModel, nearest
+from bethink.core.config import StrictModel
 from bethink.core.console import note
-from bethink.core.errors import ConfigError
 from bethink.core.files import atomic_path, dump_line, write_json
 from bethink.core.seeds import derive_seed
-from bethink.tasks.problem import Problem
+from bethink.tasks.problem import WORKING, Problem
 from bethink.tasks.sources import load_tasks
-from bethink.tasks.worked import WORKED, Worked, broken_off, solve
+from bethink.tasks.worked import Worked, broken_off, solve, without_working
 
 
 class SynthesizeConfig(StrictModel):
     """output: directory for rows.jsonl, labels.jsonl and summary.json; task: a procedural generator, with options after a colon
-    (`chain_sum:min_terms=5,max_terms=8`); problems: how many different ones; modes: on, off or both; careless: share of the
+    (`chain_sum:min_terms=5,max_terms=8`), or a file of problems with their worked solutions; problems: how many different ones; modes: on, off or both; careless: share of the
     thinking-on rows whose working breaks off, as hurried people write; defects: share of all rows that are planted defects.
     """
 
@@ -65,13 +64,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     problems = load_tasks(config.task, size=config.problems, seed=config.seed, split="train")
     worked = [(problem, solution) for problem in problems if (solution := solve(problem)) is not None]
     if not worked:
-        name = config.task.partition(":")[0]
-        guess = nearest(name, sorted(WORKED))
-        hint = f"did you mean `{guess}`? " if guess else ""
-        raise ConfigError(
-            f"`{name}` has no worked solutions to train on",
-            fix=f"{hint}tasks with worked solutions: {', '.join(sorted(WORKED))}",
-        )
+        raise without_working(config.task)
     random = Random(derive_seed(config.seed, "synthesize", config.task))
     clean = [
         _clean(problem, _hurried(problem, solution, mode, config.careless, random), mode, random)
@@ -109,9 +102,9 @@ def _row(problem: Problem, output: str, mode: Mode) -> dict[str, Any]:
         "input": list(problem.messages),
         "output": output,
         "category": "math",
-        "license": "apache-2.0",
+        "license": "as its file" if WORKING in problem.meta else "apache-2.0",
         "reasoning": str(mode),
-        "generator": "bethink worked solutions",
+        "generator": f"{problem.task if WORKING in problem.meta else 'bethink'} worked solutions",
         "used_in_training": ["Nano"],
         "version": "1",
         "system_prompt": apply_toggle([], mode)[0]["content"],

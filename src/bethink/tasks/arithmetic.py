@@ -13,12 +13,14 @@ from fractions import Fraction
 _CURRENCY = re.compile(r"[$€£¥]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _TIMES = re.compile(r"(?<=[\d)])\s*x\s*(?=[\d(])")
-_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-"})
+_SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-"})
 _UNIT = re.compile(r"(?<=\d)(?:\s+[A-Za-z][A-Za-z/-]*|[A-Za-z/]+[A-Za-z])+")
 _EQUATION = re.compile(
-    r"(?<![\w.)+\-*/%])(?P<left>[\d.+\-*/()\s]*[\d)])\s*=\s*(?P<right>-?\d+(?:\.\d+)?)(?!\.?\d|\w|%|\s*[-+*/(]\s*[\d(])"
+    r"(?<![\w.)+\-*/%:^])(?P<left>[\d.+\-*/()\s]*[\d)])\s*=\s*(?P<right>-?\d+(?:\.\d+)?)"
+    r"(?!\.?\d|\w|%|:\d|\s*[-+*/(]\s*[\d(]|\s+\d+\s*/)"  # 1 1/2 is one number, and so is a time
 )
 _HALF = re.compile(r"[-+*/]\s")  # how a left side begins when a variable or a word stood before it
+_BARE = re.compile(r"[-+]?[\d.]+")  # nothing is calculated: `dividing by 3 gives x = 4` would be 3 = 4
 
 
 def evaluate(expression: str) -> Fraction | None:
@@ -52,14 +54,14 @@ def _value(node: ast.expr, source: str) -> Fraction:
 
 
 def equations(text: str) -> list[tuple[str, str]]:
-    """Every `expression = number` in a text, units and currency signs taken off: [("3 + 4", "7"), …]."""
+    """Every calculation `expression = number` in a text, units and currency signs taken off: [("3 + 4", "7"), …]."""
     found = []
     for line in text.splitlines():
         bare = _THOUSANDS.sub("", _CURRENCY.sub("", line.translate(_SIGNS)))
         bare = _TIMES.sub(" * ", bare)
         bare = _UNIT.sub(" ", bare)
         pairs = [(match["left"].strip(), match["right"]) for match in _EQUATION.finditer(bare)]
-        found += [(left, right) for left, right in pairs if not _HALF.match(left)]
+        found += [pair for pair in pairs if not _HALF.match(pair[0]) and not _BARE.fullmatch(pair[0])]
     return found
 
 

@@ -16,7 +16,7 @@ from bethink.core.packed import SUFFIXES, known_formats
 from bethink.core.rows import Unreadable, read_rows
 from bethink.tasks.layouts.columns import ColumnMapping, Mapped, MappingFunction, RowError
 from bethink.tasks.layouts.known import LAYOUTS
-from bethink.tasks.problem import Problem, ProblemSet
+from bethink.tasks.problem import WORKING, Problem, ProblemSet
 
 
 def load_problems(
@@ -102,7 +102,7 @@ def _problem(name: str, mapped: Mapped, number: int) -> Problem:
         messages=({"role": "user", "content": mapped.question},),
         answer=mapped.answer,
         grader=mapped.grader,
-        meta=mapped.meta,
+        meta=mapped.meta if mapped.working is None else {**mapped.meta, WORKING: mapped.working},
     )
 
 

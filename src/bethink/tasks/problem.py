@@ -12,6 +12,10 @@ Message = dict[str, str]
 """One chat message: {"role": "system" | "user" | "assistant", "content": text}."""
 
 
+WORKING = "working"
+"""The key of `Problem.meta` with a file's own worked solution."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One problem.

@@ -1,4 +1,4 @@
-"""Worked step-by-step solutions of procedural problems: what training rows are written from.
+"""Worked step-by-step solutions, of procedural problems and of files that have them: what training rows are written from.
 
 A solution that does not end at the problem's own reference answer is never given out.
 """
@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bethink.core.config import nearest
+from bethink.core.errors import ConfigError
 from bethink.tasks import worked_numbers as numbers
 from bethink.tasks import worked_words as words
-from bethink.tasks.problem import Problem
+from bethink.tasks.arithmetic import false_equations
+from bethink.tasks.problem import WORKING, Problem
 
 WORKED: dict[str, Callable[[dict[str, Any]], numbers.Working | None]] = {
     "base_conversion": numbers.base_conversion,
@@ -45,7 +48,12 @@ class Worked:
 
 
 def solve(problem: Problem) -> Worked | None:
-    """The worked solution of a procedural problem; None when its generator or this problem has none."""
+    """The worked solution of a problem; None when its generator, its file or this problem has none, or one with a false line."""
+    if WORKING in problem.meta:
+        working = problem.meta[WORKING]
+        return (
+            _committed(working, problem.answer) if problem.answer and not false_equations(working) else None
+        )
     work = WORKED.get(problem.meta.get("generator", ""))
     working = work(problem.meta["entry"]["metadata"]) if work else None
     if working is None:
@@ -53,7 +61,22 @@ def solve(problem: Problem) -> Worked | None:
     lines, final = working
     if final != problem.answer.strip("$"):
         return None
-    return Worked("\n".join(lines), f"The final answer is \\boxed{{{final}}}.")
+    return _committed("\n".join(lines), final)
+
+
+def without_working(task: str) -> ConfigError:
+    """What is said of a task none of whose problems has a worked solution."""
+    name = task.partition(":")[0]
+    guess = nearest(name, sorted(WORKED))
+    return ConfigError(
+        f"`{name}` has no worked solutions to learn from",
+        fix=(f"did you mean `{guess}`? " if guess else "")
+        + f"tasks that have: {', '.join(sorted(WORKED))}; and files in the layout gsm8k or math500, or with working=COLUMN",
+    )
+
+
+def _committed(working: str, final: str) -> Worked:
+    return Worked(working, f"The final answer is \\boxed{{{final}}}.")
 
 
 def broken_off(problem: Problem, solution: Worked) -> Worked | None:

@@ -6,7 +6,7 @@ A fault is said in words that name the key; reading files and naming the line is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -22,13 +22,14 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A row's meaning. id: the row's own identifier, if it has one."""
+    """A row's meaning. id: the row's own identifier, if it has one; working: how the answer is come to, where the row says it."""
 
     question: str
     answer: str
     grader: str
     id: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    working: str | None = None
 
 
 MappingFunction = Callable[[Row], Mapped]
@@ -39,8 +40,8 @@ class ColumnMapping:
     """A user's own layout, by column names.
 
     question: text, or a list of chat messages whose last user message is the question; choices: a list of texts (then `answer` is
-    a letter, a 0-based index or the text of one of them); grader: one for all rows, or None to read the column "grader". An answer's
-    column that ends in `?` may be missing, null or empty: such a problem has no answer ("").
+    a letter, a 0-based index or the text of one of them); grader: one for all rows, or None to read the column "grader"; working: a text
+    that comes to the answer. An answer's column that ends in `?` may be missing, null or empty: such a problem has no answer ("").
     """
 
     question: str = "question"
@@ -48,6 +49,7 @@ class ColumnMapping:
     grader: str | None = None
     choices: str | None = None
     id: str | None = None
+    working: str | None = None
 
     def __call__(self, row: Row) -> Mapped:
         question = text(row, self.question)
@@ -58,9 +60,11 @@ class ColumnMapping:
         if self.choices:
             options = texts(row, self.choices)
             letter = "" if unanswered else letter_of(row, column, options)
-            return choice(question, options, letter, id=own)
-        answer = "" if unanswered else text(row, column)
-        return Mapped(question, answer, self.grader or text(row, "grader"), own)
+            found = choice(question, options, letter, id=own)
+        else:
+            answer = "" if unanswered else text(row, column)
+            found = Mapped(question, answer, self.grader or text(row, "grader"), own)
+        return replace(found, working=text(row, self.working)) if self.working else found
 
 
 def value(row: Row, *names: str) -> Any:

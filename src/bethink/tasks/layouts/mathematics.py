@@ -10,14 +10,18 @@ import re
 
 from bethink.tasks.layouts.columns import Mapped, Row, RowError, identifier, text
 
+_CALCULATED = re.compile(r"<<[^<>]*>>")
+"""What GSM8K writes for a calculator."""
+
 
 def gsm8k(row: Row) -> Mapped:
     """`answer` is the worked solution and ends "#### N"."""
-    _, mark, gold = text(row, "answer").rpartition("####")
+    working, mark, gold = text(row, "answer").rpartition("####")
     gold = gold.strip().replace(",", "")
     if not mark or not re.fullmatch(r"-?\$?\d+(?:\.\d+)?", gold):
         raise RowError("`answer` does not end in `#### NUMBER`")
-    return Mapped(text(row, "question"), gold.replace("$", ""), "math")
+    working = _CALCULATED.sub("", working).strip()
+    return Mapped(text(row, "question"), gold.replace("$", ""), "math", working=working or None)
 
 
 _SOLUTIONS = ("solution", "Solution")
@@ -25,8 +29,10 @@ _SOLUTIONS = ("solution", "Solution")
 
 def math500(row: Row) -> Mapped:
     """MATH-500 and other MATH layouts: the answer on its own, or only the solution, whose last \\boxed{} it is."""
-    if row.get("answer") is None and any(row.get(name) is not None for name in _SOLUTIONS):
-        answer = last_boxed(text(row, *_SOLUTIONS))
+    solved = any(row.get(name) is not None for name in _SOLUTIONS)
+    solution = text(row, *_SOLUTIONS) if solved else None
+    if row.get("answer") is None and solution is not None:
+        answer = last_boxed(solution)
         if answer is None:
             raise RowError("`solution` holds no \\boxed{} and there is no `answer`")
     else:
@@ -38,6 +44,7 @@ def math500(row: Row) -> Mapped:
         "math",
         identifier(row, "unique_id", "id"),
         {key: item for key, item in meta.items() if item is not None},
+        solution,
     )
 
 
