@@ -70,13 +70,14 @@ def keep(
     """The script: say of every run on the command line which promises it breaks, and keep the runs unless --check is given.
 
     results: name of the file under benchmarks/results, and of the marks in `page` between which `shown` is put. Ends with 1 when a promise is
-    broken.
+    broken in any of them.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--add", action="store_true", help="keep the runs that are in the results, too")
     arguments = parser.parse_args()
     runs = [read(path) for path in arguments.runs]
     for path, run in zip(arguments.runs, runs, strict=True):
@@ -84,7 +85,11 @@ def keep(
         said = "; ".join(f"NOT {promise}" for promise in run["broken_promises"]) or "every promise kept"
         print(f"{path} (seed {run['seed']}): {said}")
     if not arguments.check:
-        (ROOT / f"benchmarks/results/{results}.json").write_text(json.dumps(runs, indent=2) + "\n")
+        kept = ROOT / f"benchmarks/results/{results}.json"
+        seeds = {run["seed"] for run in runs}
+        earlier = json.loads(kept.read_text()) if arguments.add else []
+        runs += [run for run in earlier if run["seed"] not in seeds]
+        kept.write_text(json.dumps(runs, indent=2) + "\n")
         begin, end = f"<!-- {results}:begin -->\n", f"<!-- {results}:end -->"
         before, _, rest = (ROOT / page).read_text(encoding="utf-8").partition(begin)
         (ROOT / page).write_text(
