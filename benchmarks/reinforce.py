@@ -45,6 +45,27 @@ def tokens_to(accuracy: float, points: Curve) -> float:
     return next((tokens for tokens, measured in points if measured >= accuracy), math.inf)
 
 
+def shown(runs: list[Run]) -> str:
+    """The first run's table, and both curves of the first that has them."""
+    found = next((run for run in runs if "curves" in run), None)
+    return table(runs[0]) + (curves_table(found["curves"]) if found else "")
+
+
+def curves_table(curves: dict[str, Curve]) -> str:
+    """A line for each stage: accuracy by tokens sampled."""
+    lines = [
+        f"| {stage} | "
+        + " | ".join(f"{100 * accuracy:.0f} % at {tokens / 1000:.0f}k" for tokens, accuracy in points)
+        + " |"
+        for stage, points in curves.items()
+    ]
+    places = max(len(points) for points in curves.values())
+    head = "| levels | held-out accuracy on nine and ten numbers, by completion tokens sampled |" + " |" * (
+        places - 1
+    )
+    return "\n".join(["", head, "|---" * (places + 1) + "|", *lines, ""])
+
+
 def failures(run: Run) -> list[str]:
     """Which of the recipe's promises a run breaks."""
     cell = {(row["model"], row["mode"]): row for row in run["rows"]}
@@ -70,4 +91,4 @@ def failures(run: Run) -> list[str]:
 
 
 if __name__ == "__main__":
-    keep(__doc__, load_reinforced, failures, "reinforce", "docs/grpo.md", lambda runs: table(runs[0]))
+    keep(__doc__, load_reinforced, failures, "reinforce", "docs/grpo.md", shown)
