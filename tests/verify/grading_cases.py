@@ -187,6 +187,7 @@ _EQUAL = [
     (r"\frac13", r"0.\overline{3}"), (r"\frac{41}{330}", r"0.1\overline{24}"), (r"\frac52", r"\frac{5}{2} \text{ or } 2.5"),
     ("12345", "12 345"), ("(3,\\infty)", r"\{x \mid x > 3\}"), ("2", r"2^{\text{nd}}"), ("(3,4)", r"x = 3 \text{ and } y = 4"),
     ("300000", r"3 \times 10^5"), (r"12\text{ cm}^2", r"12\ \mathrm{cm^2}"), (r"\ln 2", r"\ln(2)"), ("0.001", "10^{-3}"),
+    ("xx < xx", "xx < xx"), ("x + 1 = x + 1", "x + 1 = 1 + x"),
     (r"5\sqrt2", r"5\sqrt{2} \approx 7.07"), (r"(-\infty, 2) \cup (3, \infty)", r"x < 2 \text{ or } x > 3"),
     # Words behind a number
     ("2000000", "2 million"), ("2000000", r"2 \text{ million people}"), ("2,500,000", "2.5 million dollars"), ("2000000", r"\$2 million"),

@@ -67,9 +67,11 @@ def subtract(left: Polynomial, right: Polynomial) -> Polynomial | None:
 
 
 def proportion(left: Polynomial, right: Polynomial) -> Fraction | None:
-    """The rational number c with left = c · right and c ≠ 0, if there is one."""
-    if not left or left.keys() != right.keys():
+    """The rational number c with left = c · right and c ≠ 0, if there is one; 1 where both are zero."""
+    if left.keys() != right.keys():
         return None
+    if not left:
+        return Fraction(1)
     ratios = {left[monomial] / right[monomial] for monomial in left}
     return ratios.pop() if len(ratios) == 1 else None
 
