@@ -12,7 +12,6 @@ unless --check is given, the outcome is kept in benchmarks/results/killed.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bethink.train.metrics import TIMING
-from harness import RESULTS
+from harness import RESULTS, parser_for
 
 TIMES = {*TIMING, "floor_seconds"}
 """What takes another time in every run."""
@@ -93,9 +92,7 @@ def timeless(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("whole", type=Path)
     parser.add_argument("killed", type=Path, help="a new directory, or one to compare as it is")
     parser.add_argument("--kills", type=int, default=2)

@@ -9,25 +9,22 @@ seed, machine, timings, rows, promises broken) and puts the first run's table be
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from bethink.train.metrics import read_metrics
 from recipe_runs import Run, keep, load, paired, table
 
 
 def load_lab(run: Path) -> Run:
     """A run's figures; lesson_tokens, alone_tokens: completion tokens the student learned from, by distillation and by rewards alone."""
 
-    def metrics(stage: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
-
+    lessons, alone = (read_metrics(run / stage / "metrics.jsonl") for stage in ("student_sft", "student_rl"))
     return {
         **load(run),
         "zero_helps": paired(run, "zero_helps"),
         "distillation_helps": paired(run, "distillation_helps"),
-        "lesson_tokens": sum(row["completion_tokens"] for row in metrics("student_sft")),
-        "alone_tokens": sum(row["tokens"] for row in metrics("student_rl")),
+        "lesson_tokens": sum(row["completion_tokens"] for row in lessons),
+        "alone_tokens": sum(row["tokens"] for row in alone),
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from harness import parser_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,9 +73,7 @@ def keep(
     results: name of the file under benchmarks/results, and of the marks in `page` between which `shown` is put. Ends with 1 when a promise is
     broken in any of them.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(description)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--add", action="store_true", help="keep the runs that are in the results, too")

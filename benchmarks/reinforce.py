@@ -11,11 +11,11 @@ up to its stage reinforcement_helps will do; what comes after it is then left ou
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import accumulate
 from pathlib import Path
 
+from bethink.train.metrics import read_metrics
 from recipe_runs import Run, keep, load, paired, table
 
 Curve = list[tuple[int, float]]
@@ -35,7 +35,7 @@ def load_reinforced(run: Path) -> Run:
 
 def curve(stage: Path) -> Curve:
     """Held-out accuracy on the harder level while a stage learned."""
-    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(stage / "metrics.jsonl")
     sampled = accumulate(row["tokens"] for row in rows)
     return [(tokens, row[HARDER]) for tokens, row in zip(sampled, rows, strict=True) if HARDER in row]
 

@@ -161,9 +161,10 @@ def test_solutions_of_the_math_layout_are_worked_ones(tmp_path):
     rows = [
         {"problem": "1 + 1?", "solution": "Clearly $1 + 1 = \\boxed{2}$."},
         {"problem": "2 + 1?", "answer": "3"},
+        {"problem": "2 + 2?", "answer": "4", "solution": ""},
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
     worked = [solve(problem) for problem in load_tasks(f"{file}:math500", size=None, seed=0, split="test")]
     assert worked[0] is not None
     assert "Clearly" in worked[0].thinking
-    assert worked[1] is None
+    assert worked[1:] == [None, None]

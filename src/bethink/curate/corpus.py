@@ -22,7 +22,7 @@ from bethink.core.files import atomic_path, dump_line, write_json
 from bethink.core.seeds import derive_seed
 from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
-from bethink.tasks.worked import Worked, broken_off, solve, without_working
+from bethink.tasks.worked import Worked, broken_off, solve_all
 
 _SHARES = {"working": 0.42, "direct": 0.08, "careless": 0.38, "reasoned": 0.12}
 
@@ -54,9 +54,7 @@ class CorpusConfig(StrictModel):
 def write_corpus(config: CorpusConfig) -> dict[str, Any]:
     """Write the texts. Returns (and writes as summary.json) the counts. Raises ConfigError when no problem can be worked."""
     problems = load_tasks(config.task, size=config.texts, seed=config.seed, split="train")
-    worked = [(problem, solution) for problem in problems if (solution := solve(problem)) is not None]
-    if not worked:
-        raise without_working(config.task)
+    worked = solve_all(problems, config.task)
     random = Random(derive_seed(config.seed, "corpus", config.task))
     kinds, weights = list(config.shares), list(config.shares.values())
     counts = dict.fromkeys(kinds, 0)

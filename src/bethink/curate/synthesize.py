@@ -24,13 +24,14 @@ from bethink.core.files import atomic_path, dump_line, write_json
 from bethink.core.seeds import derive_seed
 from bethink.tasks.problem import WORKING, Problem
 from bethink.tasks.sources import load_tasks
-from bethink.tasks.worked import Worked, broken_off, solve, without_working
+from bethink.tasks.worked import Worked, broken_off, solve_all
 
 
 class SynthesizeConfig(StrictModel):
     """output: directory for rows.jsonl, labels.jsonl and summary.json; task: a procedural generator, with options after a colon
-    (`chain_sum:min_terms=5,max_terms=8`), or a file of problems with their worked solutions; problems: how many different ones; modes: on, off or both; careless: share of the
-    thinking-on rows whose working breaks off, as hurried people write; defects: share of all rows that are planted defects.
+    (`chain_sum:min_terms=5,max_terms=8`), or a file of problems with their worked solutions; problems: how many different ones; modes: on,
+    off or both; careless: share of the thinking-on rows whose working breaks off, as hurried people write; defects: share of all rows
+    that are planted defects.
     """
 
     output: Path
@@ -62,9 +63,7 @@ class _Line:
 def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     """Write the rows. Returns (and writes as summary.json) the counts. Raises ConfigError when no problem can be worked."""
     problems = load_tasks(config.task, size=config.problems, seed=config.seed, split="train")
-    worked = [(problem, solution) for problem in problems if (solution := solve(problem)) is not None]
-    if not worked:
-        raise without_working(config.task)
+    worked = solve_all(problems, config.task)
     random = Random(derive_seed(config.seed, "synthesize", config.task))
     clean = [
         _clean(problem, _hurried(problem, solution, mode, config.careless, random), mode, random)

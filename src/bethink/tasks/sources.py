@@ -43,6 +43,12 @@ def split_specs(text: str) -> list[str]:
     return specs
 
 
+def task_specs(given: object) -> tuple[str, ...]:
+    """The task names in an option: one text or several, each of one or several names."""
+    texts = given if isinstance(given, list | tuple) else [given]
+    return tuple(spec for text in texts for spec in split_specs(str(text)))
+
+
 def load_tasks(
     spec: str,
     *,

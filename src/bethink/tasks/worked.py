@@ -5,7 +5,7 @@ A solution that does not end at the problem's own reference answer is never give
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +64,18 @@ def solve(problem: Problem) -> Worked | None:
     return _committed("\n".join(lines), final)
 
 
-def without_working(task: str) -> ConfigError:
-    """What is said of a task none of whose problems has a worked solution."""
-    name = task.partition(":")[0]
-    guess = nearest(name, sorted(WORKED))
-    return ConfigError(
-        f"`{name}` has no worked solutions to learn from",
-        fix=(f"did you mean `{guess}`? " if guess else "")
-        + f"tasks that have: {', '.join(sorted(WORKED))}; and files in the layout gsm8k or math500, or with working=COLUMN",
-    )
+def solve_all(problems: Iterable[Problem], task: str) -> list[tuple[Problem, Worked]]:
+    """The problems that have a worked solution, with it. Raises ConfigError when none has; task: what the user calls them."""
+    worked = [(problem, solution) for problem in problems if (solution := solve(problem)) is not None]
+    if not worked:
+        name = task.partition(":")[0]
+        guess = nearest(name, sorted(WORKED))
+        raise ConfigError(
+            f"`{name}` has no worked solutions to learn from",
+            fix=(f"did you mean `{guess}`? " if guess else "")
+            + f"tasks that have: {', '.join(sorted(WORKED))}; and files in the layout gsm8k or math500, or with working=COLUMN",
+        )
+    return worked
 
 
 def _committed(working: str, final: str) -> Worked:

@@ -152,6 +152,11 @@ def loop_config(config: RunConfig, steps: int, eval_every: int = 0) -> LoopConfi
     return LoopConfig(steps=steps, eval_every=eval_every, **shared)
 
 
+def capacity_of(config: RunConfig, device: torch.device) -> int:
+    """Tokens in a packed row."""
+    return config.tokens_per_microbatch or default_capacity(device)
+
+
 def default_capacity(device: torch.device) -> int:
     """Tokens in a packed row unless told: enough to keep the device busy, little enough to fit."""
     return 16_384 if device.type == "cuda" else 1_024

@@ -29,10 +29,8 @@ _SOLUTIONS = ("solution", "Solution")
 
 def math500(row: Row) -> Mapped:
     """MATH-500 and other MATH layouts: the answer on its own, or only the solution, whose last \\boxed{} it is."""
-    solved = any(row.get(name) is not None for name in _SOLUTIONS)
-    solution = text(row, *_SOLUTIONS) if solved else None
-    if row.get("answer") is None and solution is not None:
-        answer = last_boxed(solution)
+    if row.get("answer") is None and any(row.get(name) is not None for name in _SOLUTIONS):
+        answer = last_boxed(text(row, *_SOLUTIONS))
         if answer is None:
             raise RowError("`solution` holds no \\boxed{} and there is no `answer`")
     else:
@@ -44,7 +42,7 @@ def math500(row: Row) -> Mapped:
         "math",
         identifier(row, "unique_id", "id"),
         {key: item for key, item in meta.items() if item is not None},
-        solution,
+        next((s for name in _SOLUTIONS if isinstance(s := row.get(name), str) and s.strip()), None),
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
 from bethink.models.locate import ModelFiles, locate
-from bethink.tasks.sources import split_specs
+from bethink.tasks.sources import task_specs
 from bethink.train.rows import data_files
 from bethink.train.sft.config import SFTConfig
 
@@ -52,8 +52,7 @@ class DistillConfig(SFTConfig):
     @field_validator("tasks", mode="before")
     @classmethod
     def _split_tasks(cls, value: Any) -> Any:
-        given = value if isinstance(value, list | tuple) else [value]
-        return tuple(spec for text in given for spec in split_specs(str(text)))
+        return task_specs(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

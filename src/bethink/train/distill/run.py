@@ -50,8 +50,8 @@ from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
     TrainResult,
+    capacity_of,
     claimed_output,
-    default_capacity,
     finished,
     load_new,
     loop_config,
@@ -121,7 +121,7 @@ def _run(
 
     load = partial(Teacher.load, teacher, vocabulary, config.temperature, dtype=dtype, device=device)
     live = load() if config.store_teacher is None else None
-    capacity = config.tokens_per_microbatch or default_capacity(device)
+    capacity = capacity_of(config, device)
     floor = StepFloor.of(model, speed) if speed else None
     # With a teacher beside it the floor of training alone says little about a step.
     own_floor = floor if live is None else None

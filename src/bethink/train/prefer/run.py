@@ -31,8 +31,8 @@ from bethink.train.forward import prove_head
 from bethink.train.frame import (
     Trained,
     TrainResult,
+    capacity_of,
     claimed_output,
-    default_capacity,
     finished,
     load_on,
     loop_config,
@@ -91,7 +91,7 @@ def _run(
     found = Preflight(data.census, schedule, made)
     found.write(config.output)
     found.check(config.allow_dropped)
-    capacity = config.tokens_per_microbatch or default_capacity(device)
+    capacity = capacity_of(config, device)
     fit(config, trained.model, max(capacity, data.census.longest))
 
     scorer: Scorer = PolicyScorer(trained.model)
@@ -219,7 +219,7 @@ def _method(
 ) -> PreferMethod:
     """The method, with the reference's scores of all pairs that the run takes: computed now, from the weights as they are."""
     order = Order(schedule, config.seed)
-    capacity = config.tokens_per_microbatch or default_capacity(device)
+    capacity = capacity_of(config, device)
     reference_P2 = held_out_P2 = None
     if config.objective.reference:
         reference_P2 = kept_scores(

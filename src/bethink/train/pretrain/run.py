@@ -22,8 +22,8 @@ from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
     TrainResult,
+    capacity_of,
     claimed_output,
-    default_capacity,
     finished,
     load_whole,
     loop_config,
@@ -77,7 +77,7 @@ def _run(config: PretrainConfig, files: Sequence[Path], device: torch.device) ->
             f"the texts hold token id {store.largest_id}, the model knows {vocabulary}",
             fix="leave vocab_size out of --shape",
         )
-    capacity = config.tokens_per_microbatch or default_capacity(device)
+    capacity = capacity_of(config, device)
     fit(config, trained.model, max(capacity, config.context))
     order = Order(store.lengths, config.tokens_per_step, config.seed)
     steps = config.steps or max(1, round(config.epochs * order.pass_tokens / config.tokens_per_step))

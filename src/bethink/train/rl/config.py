@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
 from bethink.core.config import did_you_mean
-from bethink.tasks.sources import split_specs
+from bethink.tasks.sources import task_specs
 from bethink.train.config import TrainingConfig
 from bethink.train.rl.choices import (
     ALGORITHMS,
@@ -100,8 +100,7 @@ class GRPOConfig(TrainingConfig):
     @field_validator("tasks", "eval_tasks", mode="before")
     @classmethod
     def _split_tasks(cls, value: Any) -> Any:
-        given = value if isinstance(value, list | tuple) else [value]
-        return tuple(spec for text in given for spec in split_specs(str(text)))
+        return task_specs(value)
 
     @field_validator("tasks")
     @classmethod

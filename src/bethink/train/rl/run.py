@@ -34,8 +34,8 @@ from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
     TrainResult,
+    capacity_of,
     claimed_output,
-    default_capacity,
     finished,
     load_on,
     loop_config,
@@ -96,7 +96,7 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     renderer = Renderer(ChatTokenizer.load(located.directory), think=config.think, style=config.toggle)
     trained = load_on(config, located, device)
     prove_head(trained.model)
-    capacity = config.tokens_per_microbatch or default_capacity(device)
+    capacity = capacity_of(config, device)
     beside = Reference.bytes_of(trained.model) if config.objective.kl else 0
     fit(config, trained.model, max(capacity, config.max_tokens), beside=beside)
     try:
@@ -158,7 +158,7 @@ def _method(
         refills=config.refills,
         longest=config.max_tokens,
         cap=config.importance_cap,
-        capacity=config.tokens_per_microbatch or default_capacity(device),
+        capacity=capacity_of(config, device),
         seed=config.seed,
         temperature=config.temperature,
     )

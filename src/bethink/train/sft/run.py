@@ -28,8 +28,8 @@ from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
     TrainResult,
+    capacity_of,
     claimed_output,
-    default_capacity,
     finished,
     load_new,
     loop_config,
@@ -79,7 +79,7 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     )
     if schedule.batch_size < config.batch_size:
         warn(f"only {len(store)} rows: a batch is {schedule.batch_size} samples, not {config.batch_size}")
-    capacity = config.tokens_per_microbatch or default_capacity(device)
+    capacity = capacity_of(config, device)
     floor = StepFloor.of(model, speed) if speed else None
     found = survey(
         files, tokenizer, model, store, held_out, schedule, capacity, config.gradient_checkpointing, floor
