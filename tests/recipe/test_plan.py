@@ -11,7 +11,8 @@ from bethink.core.errors import ConfigError
 from bethink.models.recompute import Recompute
 from bethink.models.shape import shape_from
 from bethink.recipe.forecast import _memory, _memory_laid_out
-from bethink.recipe.plan import estimate, missing_inputs, plan_table, plan_words
+from bethink.recipe.inputs import missing_inputs
+from bethink.recipe.plan import estimate, plan_table, plan_words
 from bethink.recipe.run import run_recipe
 from bethink.recipe.schema import load_recipe, packaged_recipes
 from bethink.recipe.stages import prepare
@@ -84,7 +85,7 @@ def test_an_input_in_the_home_directory_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "rows.jsonl").touch()
     _, stages = planned("weekend-8b", "curated.input=[~/rows.jsonl, ~/none.jsonl, ~nobody-here/x]")
-    assert [str(path) for path in missing_inputs(stages)] == ["~/none.jsonl", "~nobody-here/x"]
+    assert [one.path for one in missing_inputs(stages)] == ["~/none.jsonl", "~nobody-here/x"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bethink.recipe.plan import estimate, missing_inputs, plan_words
+from bethink.recipe.inputs import missing_inputs
+from bethink.recipe.plan import estimate, plan_words
 from bethink.recipe.schema import Recipe, load_recipe
 from bethink.recipe.stages import prepare
 
@@ -127,7 +128,7 @@ def test_what_a_stage_makes_is_not_missing_and_what_is_unknown_is_no_bound(tmp_p
     stages = prepare(loaded, tmp_path / "run")
     rows: list[Any] = [one.rows for one in estimate(loaded.recipe, stages)]
     assert rows == [400, 200, None]
-    assert [str(one) for one in missing_inputs(stages)] == ["else.jsonl"]
+    assert [one.path for one in missing_inputs(stages) if one.option == "input"] == ["else.jsonl"]
 
 
 def test_rows_of_one_mode_are_half_as_many(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bethink.core.errors import ConfigError
+from bethink.recipe.inputs import made_by, missing_inputs
 from bethink.recipe.manifest import load_manifest
 from bethink.recipe.plan import estimate
 from bethink.recipe.run import recipe_hash, run_recipe
@@ -42,6 +43,9 @@ presets:
       size: null
     assume: {parameters: 9}
   same: {}
+  short:
+    rows: null
+    measured: {size: 5}
 """
 
 
@@ -69,6 +73,20 @@ def test_overrides_go_over_a_preset(tmp_path: Path) -> None:
     assert measured.config.on.temperature == 0.1  # type: ignore[attr-defined]
 
 
+def test_a_stage_can_be_left_out_and_the_lines_of_the_rest_stay_right(tmp_path: Path) -> None:
+    text = GOOD.replace("${vars.many}", "12").replace("[chain_sum]", "[chain_sun, 3]")
+    by_preset = load_recipe(write(tmp_path, text), preset="short")
+    by_override = load_recipe(write(tmp_path, text), ["measured.size=5", "rows=null"])
+    for loaded in (by_preset, by_override):
+        assert [(stage.name, stage.options["size"]) for stage in loaded.recipe.stages] == [("measured", 5)]
+        with pytest.raises(ConfigError, match="a task is a line of text") as caught:
+            prepare(loaded, tmp_path)
+        assert (
+            caught.value.where
+            == f"{tmp_path / 'recipe.yaml'}:{1 + text[: text.index('tasks:')].count(chr(10))}"
+        )
+
+
 def test_what_is_run_decides_the_hash_and_not_which_presets_there_are(tmp_path: Path) -> None:
     usual = load_recipe(write(tmp_path)).recipe
     without = load_recipe(write(tmp_path, GOOD[: GOOD.index("presets:")])).recipe
@@ -92,6 +110,10 @@ def test_what_is_run_decides_the_hash_and_not_which_presets_there_are(tmp_path: 
         ("{defects: 0}", "{defcts: null}", ["recipe.yaml:20", "no `defcts` here"]),
         ("{defects: 0}", "{task: '${stages.measured}'}", ["recipe.yaml:20", "comes later"]),
         ("same: {}", "same: 3", ["recipe.yaml:25", "dictionary"]),
+        ("{size: 5}", "{sise: null}", ["recipe.yaml:28", "no `sise` here"]),
+        ("{size: 5}", "{tasks: ['${stages.rows}']}", ["recipe.yaml:28", "no such stage"]),
+        ("measured: {size: 5}", "measured: null", ["recipe.yaml", "stages", "at least 1"]),
+        ("measured: {size: 5}", "more: null", ["recipe.yaml:28", "cannot change `more`"]),
         ("  same: {}", "  No Name: {}", ["recipe.yaml:25", "presets"]),
     ],
 )
@@ -111,6 +133,7 @@ def test_every_preset_is_checked_whichever_is_run(
         ("{temperature: 0.2}", "{temprature: 0.2}", 22, "did you mean `temperature`"),
         ("{temperature: 0.2}", "{temperature: -2}", 22, "greater than or equal"),
         ("{defects: 0}", "{output: x}", 20, "set by the run"),
+        ("{size: 5}", "{size: -5}", 28, "greater than or equal"),
     ],
 )
 def test_an_option_that_the_room_refuses_is_found_in_the_preset(
@@ -119,7 +142,8 @@ def test_an_option_that_the_room_refuses_is_found_in_the_preset(
     name = write(tmp_path, GOOD.replace(old, new, 1))
     prepare(load_recipe(name), tmp_path)
     with pytest.raises(ConfigError) as caught:
-        prepare(load_recipe(name, preset="tiny"), tmp_path)
+        for preset in ("tiny", "short"):
+            prepare(load_recipe(name, preset=preset), tmp_path)
     assert f"recipe.yaml:{line}" in str(caught.value)
     assert said in str(caught.value)
 
@@ -128,7 +152,7 @@ def test_an_unknown_preset_is_answered_with_those_there_are(tmp_path: Path) -> N
     with pytest.raises(ConfigError) as caught:
         load_recipe(write(tmp_path), preset="cpu")
     assert "no preset `cpu`" in str(caught.value)
-    assert "known: tiny, same" in str(caught.value)
+    assert "known: tiny, same, short" in str(caught.value)
     with pytest.raises(ConfigError, match="has none"):
         load_recipe("quickstart", preset="cpu")
 
@@ -159,15 +183,19 @@ def test_every_packaged_preset_is_sound(name: str, tmp_path: Path) -> None:
         assert len({one.fingerprint for one in stages}) == len(stages), "no stage is another's double"
 
 
-@pytest.mark.parametrize("name", ["r1-zero", "r1", "llama-nemotron"])
-def test_a_preset_for_a_small_machine_uses_nothing_from_outside(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["r1-zero", "r1", "r1-distill", "llama-nemotron"])
+def test_a_preset_for_a_small_machine_needs_nothing_but_what_others_make(name: str, tmp_path: Path) -> None:
     loaded = load_recipe(name, preset="cpu")
-    for one in prepare(loaded, tmp_path):
-        assert not [
-            text for text in json.dumps(one.config.model_dump(mode="json")).split('"') if "hub:" in text
-        ]
+    stages = prepare(loaded, tmp_path)
+    for one in stages:
+        assert "hub:" not in json.dumps(one.config.model_dump(mode="json"))
         assert getattr(one.config, "endpoint", None) is None
-    lines = estimate(loaded.recipe, prepare(loaded, tmp_path))
+    for missing in missing_inputs(stages):
+        maker, _, preset = str(made_by(missing.path)).removeprefix("bethink run ").partition(" --preset ")
+        run_dir = Path("runs", f"{maker}-{preset}")
+        made = [one.product for one in prepare(load_recipe(maker, preset=preset), run_dir)]
+        assert Path(missing.path) in made, "what the small preset of another recipe makes"
+    lines = estimate(loaded.recipe, stages)
     trained = [line for line in lines if line.uses in ("sft", "grpo")]
     assert trained
     assert all(line.tokens and line.memory and line.memory < 6 << 30 for line in trained)

@@ -111,7 +111,8 @@ def test_overrides_reach_variables_stages_and_the_recipe(tmp_path: Path) -> None
     [
         ("rows.problms=3", "did you mean `problems`"),
         ("row.problems=3", "did you mean `rows`"),
-        ("rows=3", "names one of its options"),
+        ("rows=3", "names one of its options, or leaves the stage out"),
+        ("row=null", "did you mean `rows`"),
         ("seed", "KEY=VALUE"),
         ("rows.problems=many", "valid integer"),
         ("rows.problems=[", "not valid YAML"),

@@ -213,8 +213,9 @@ def test_a_stage_whose_product_is_gone_is_run_again(recipe: str, tmp_path: Path)
 
 def test_a_failed_stage_is_resumed_where_it_stopped(recipe: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with pytest.raises(BethinkError):
-        go(recipe, run_dir, "second.tokenizer=/no/such/place")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BethinkError, match=r"tokenizer\.json"):
+        go(recipe, run_dir, f"second.tokenizer={tmp_path / 'empty'}")
     manifest = load_manifest(run_dir)
     assert manifest is not None
     assert [stage.state for stage in manifest.stages] == ["done", "running"]
@@ -278,10 +279,11 @@ def test_fresh_siblings(recipe: str, tmp_path: Path) -> None:
     assert choose_directory(run_dir, loaded.recipe) == run_dir
     go(recipe, run_dir)
     assert choose_directory(run_dir, loaded.recipe) == tmp_path / "run-2"
-    with pytest.raises(BethinkError):
-        go(recipe, tmp_path / "run-2", "second.tokenizer=/no/such/place")
+    (tmp_path / "empty").mkdir()
+    broken = load_recipe(recipe, [f"second.tokenizer={tmp_path / 'empty'}"])
+    with pytest.raises(BethinkError, match=r"tokenizer\.json"):
+        run_recipe(broken, tmp_path / "run-2")
     assert choose_directory(run_dir, loaded.recipe) == tmp_path / "run-3"  # other settings
-    broken = load_recipe(recipe, ["second.tokenizer=/no/such/place"])
     assert choose_directory(run_dir, broken.recipe) == tmp_path / "run-2"
 
 

@@ -7,6 +7,7 @@ Imports neither torch nor transformers, so that the command line and worker proc
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,15 +103,34 @@ def _find(spec: str, weights: bool) -> Path:
         return _from_file(path)
     if spec in builtin.BUILTIN:
         return _sound(builtin.pull(spec))
-    looks_local = (
-        spec.startswith(("/", ".", "~")) or spec.endswith((".gguf", ".safetensors")) or spec.count("/") > 1
-    )
-    if _HUB_ID.fullmatch(spec) and not looks_local and not path.parent.is_dir():
+    if _may_be_hub_id(spec):
         return _from_hub(spec, weights)
     raise ModelError(
         f"there is no model `{spec}`: no such directory or file, no built-in of that name",
         fix=did_you_mean(spec, builtin.BUILTIN, f"pass {_FORMS}"),
     )
+
+
+def _may_be_hub_id(spec: str) -> bool:
+    looks_local = spec.startswith(("/", ".", "~")) or spec.endswith((".gguf", ".safetensors"))
+    return bool(_HUB_ID.fullmatch(spec)) and not looks_local and not _path(spec).parent.is_dir()
+
+
+def missing_parts(spec: str) -> list[str]:
+    """What a model's name needs on this machine and is not there: files or directories, as the name has them.
+
+    A built-in model needs nothing, nor does what may be a model's id on a hub; neither is fetched to find out.
+    """
+    if _there(spec):
+        return []
+    base, _, adapter = spec.rpartition("+")
+    needed = [base, adapter] if base else [spec]
+    free = [name for name in needed[:1] if name in builtin.BUILTIN or _may_be_hub_id(name)]
+    return [name for name in needed if name not in free and not _there(name)]
+
+
+def _there(text: str) -> bool:
+    return os.path.exists(os.path.expanduser(text))
 
 
 def _sound(cached: Path) -> Path:

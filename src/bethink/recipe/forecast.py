@@ -146,12 +146,15 @@ def _of_peak(assume: Assume, flops: float, count: float | None = None) -> Rate:
 
 
 def sampling_rate(config: Any, assume: Assume, rows: int, group: int = 1) -> Rate | None:
-    """How fast a stage samples `rows` completions, so many of each prompt, which is read once for them; None where nothing tells."""
+    """How fast a stage samples `rows` completions, so many of each prompt, which is read once for them; None where nothing tells, as
+    of an endpoint, whose speed is its own."""
+    if config.model is None:
+        return None
     if assume.sampled_tokens_per_second:
         return Rate(
             assume.sampled_tokens_per_second, f"{assume.sampled_tokens_per_second:,.0f} tokens a second"
         )
-    if not assume.tokens_per_completion or config.model is None:
+    if not assume.tokens_per_completion:
         return None
     shape, speed = _shape(config.model, assume), _speed(config, assume)
     if shape is None or speed is None:

@@ -7,7 +7,6 @@ forecast.py's.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -30,6 +29,7 @@ from bethink.recipe.forecast import (
     training_rate,
     weight_bytes,
 )
+from bethink.recipe.inputs import Missing, listed
 from bethink.recipe.schema import Assume, Recipe, stage_references
 from bethink.recipe.stages import Prepared
 
@@ -207,6 +207,8 @@ def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
     tasks = ", ".join(dict.fromkeys(_task(spec) for spec in config.tasks))
     what = f"{tasks}, {' and '.join(config.modes)}" + (", prompted" if config.prompted else "")
+    if config.endpoint:
+        what += f", asked of {config.endpoint_model or config.endpoint}"
     completions = len(config.tasks) * sum(config.samples_of(mode) for mode in config.modes)
     rows = config.size * completions if config.size else None
     tokens = rows * config.max_tokens if rows else None
@@ -276,15 +278,6 @@ def _report(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     return Estimate(one.stage.name, "report", one.product.name)
 
 
-def missing_inputs(stages: Sequence[Prepared]) -> list[Path]:
-    """What curate stages read from outside the run and is not there yet."""
-    configs: list[Any] = [one.config for one in stages if one.stage.uses == "curate"]
-    made = {one.product for one in stages}
-    read = dict.fromkeys(path for config in configs for path in config.input)
-    outside = [path for path in read if not made & {path, *path.parents}]
-    return [path for path in outside if not os.path.exists(os.path.expanduser(path))]
-
-
 _ESTIMATES = {
     "synthesize": _synthesize,
     "corpus": _corpus,
@@ -320,12 +313,12 @@ def plan_table(lines: Sequence[Estimate]) -> Table:
     return table
 
 
-def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Path] = ()) -> str:
+def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Missing] = ()) -> str:
     """What the estimates rest on, and their sum; missing: the inputs that are not there yet."""
     assume = recipe.assume
     text = f"{recipe.name}: {len(lines)} stages, every option checked, nothing run."
     if missing:
-        text += f"\nNot here yet: {', '.join(map(str, missing))}."
+        text += f"\nNot here yet: {listed(missing)}."
     for uses, work, per, mean in (
         ("pretrain", "Pretraining", "text", assume.tokens_per_sample),
         ("sft", "Training", "sample", assume.tokens_per_sample),

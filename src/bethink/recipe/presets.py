@@ -8,6 +8,7 @@ found where it stands. What an option means is left to the rooms, as everywhere 
         vars: {model: smollm2-135m}
         assume: {device: 2 CPU cores}     # replaces the recipe's
         sft: {steps: 200, full: null}     # a stage's options, merged deep; null removes one
+        competition: null                 # a stage that this preset leaves out
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ def with_preset(document: Document, lines: Lines, name: str, source: str) -> tup
     return changed.document, changed.lines
 
 
+def leave_out(document: Document, lines: Lines, name: str) -> Lines:
+    """Take the stage of that name out of the document. Returns the lines of what is left."""
+    gone = stage_places(document)[name]
+    del document["stages"][gone]
+    left: Lines = {}
+    for path, line in lines.items():
+        if path[:1] != ("stages",) or len(path) == 1 or int(path[1]) < gone:
+            left[path] = line
+        elif int(path[1]) > gone:
+            left["stages", int(path[1]) - 1, *path[2:]] = line
+    return left
+
+
 def stage_places(document: Document) -> dict[str, int]:
     """The index of each stage in the document's list, by name; a stage without one is left out."""
     stages = document.get("stages")
@@ -58,10 +72,10 @@ class _Changed:
 
     def __init__(self, document: Document, lines: Lines, source: str) -> None:
         self.document, self.lines, self._source = document, lines, source
-        self._stages = stage_places(document)
 
     def make(self, key: str, change: Any, origin: Path_) -> None:
         """One key of a preset. origin: where it stands."""
+        stages = stage_places(self.document)
         if key in ("seed", "assume"):
             self._put(self.document, (key,), change, origin)
         elif key == "vars":
@@ -71,8 +85,10 @@ class _Changed:
                 if name not in known:
                     raise self._unknown(f"no variable `{name}`", name, list(known), (*origin, name))
                 self._put(known, ("vars", name), value, (*origin, name))
-        elif key in self._stages:
-            index = self._stages[key]
+        elif key in stages and change is None:
+            self.lines = leave_out(self.document, self.lines, key)
+        elif key in stages:
+            index = stages[key]
             stage = self.document["stages"][index]
             options = self.mapping(change, origin, "options")
             if stage.get("with") is None:
@@ -81,7 +97,7 @@ class _Changed:
                 self._merge(stage["with"], ("stages", index, "with"), options, origin)
         else:
             raise self._unknown(
-                f"a preset cannot change `{key}`", key, [*CHANGED, *self._stages], origin, "it can change"
+                f"a preset cannot change `{key}`", key, [*CHANGED, *stages], origin, "it can change"
             )
 
     def _merge(self, target: dict[str, Any], at: Path_, changes: Mapping[str, Any], origin: Path_) -> None:

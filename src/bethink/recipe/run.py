@@ -20,6 +20,7 @@ from bethink.core.console import duration, note
 from bethink.core.errors import BethinkError, ConfigError, OutputError
 from bethink.core.files import explain_os_errors, only_process
 from bethink.recipe.environment import describe
+from bethink.recipe.inputs import listed, made_by, missing_inputs
 from bethink.recipe.manifest import Manifest, StageRecord, digest, load_manifest, now
 from bethink.recipe.results import write_results
 from bethink.recipe.schema import LoadedRecipe, Recipe
@@ -51,6 +52,7 @@ def run_recipe(
         manifest = _open_manifest(loaded, run_dir, overrides)
         _settle_stale(manifest, stages, run_dir, redo=redo)
         manifest.stages = [_record_of(one, manifest) for one in stages]
+        _need_inputs(loaded, manifest, _up_to(stages, until))
         if not all(record.state == "done" for record in manifest.stages):
             manifest.finished = None
         manifest.save(run_dir)
@@ -97,7 +99,10 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def _occupied(directory: Path) -> bool:
-    return directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    """Whether there is anything of anybody's. A run killed before its manifest was whole, or refused, leaves hidden files alone."""
+    if not directory.is_dir():
+        return directory.exists()
+    return any(not path.name.startswith(".") for path in directory.iterdir())
 
 
 @contextmanager
@@ -107,7 +112,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
             raise OutputError(
                 "the output exists and is a file", where=str(run_dir), fix="choose another --output"
             )
-        if _occupied(run_dir) and load_manifest(run_dir) is None and not _only_hidden(run_dir):
+        if _occupied(run_dir) and load_manifest(run_dir) is None:
             raise OutputError(
                 "the output directory holds something that is no run",
                 where=str(run_dir),
@@ -115,11 +120,6 @@ def _locked(run_dir: Path) -> Iterator[None]:
             )
     with only_process(run_dir):
         yield
-
-
-def _only_hidden(run_dir: Path) -> bool:
-    """Whether a run was killed there before its manifest was whole: its lock, and perhaps a part of the manifest."""
-    return all(path.name.startswith(".") for path in run_dir.iterdir())
 
 
 def _open_manifest(loaded: LoadedRecipe, run_dir: Path, overrides: Sequence[str]) -> Manifest:
@@ -156,6 +156,27 @@ def _settle_stale(manifest: Manifest, stages: list[Prepared], run_dir: Path, *, 
         if one.folder.is_dir():
             shutil.rmtree(one.folder)
         manifest.stages.remove(record)
+
+
+def _up_to(stages: list[Prepared], until: str | None) -> list[Prepared]:
+    names = [one.stage.name for one in stages]
+    return stages if until is None else stages[: names.index(until) + 1]
+
+
+def _need_inputs(loaded: LoadedRecipe, manifest: Manifest, stages: list[Prepared]) -> None:
+    """Raise ConfigError where a stage that is still to be run would not find what it reads: before the first, not hours after."""
+    done = {record.name for record in manifest.stages if record.state == "done"}
+    missing = missing_inputs([one for one in stages if one.stage.name not in done])
+    if not missing:
+        return
+    first = missing[0]
+    makers = dict.fromkeys(maker for one in missing if (maker := made_by(one.path)))
+    raise ConfigError(
+        f"not there, and stages read it: {listed(missing)}",
+        where=loaded.where((*loaded.at(loaded.recipe.stage(first.stage)), first.option)),
+        fix="".join(f"`{maker}` makes it; or " for maker in makers)
+        + f"name what is there: --set {first.stage}.{first.option}=…, or --set vars.NAME=… where it comes from a variable",
+    )
 
 
 def _record_of(one: Prepared, manifest: Manifest) -> StageRecord:

@@ -19,7 +19,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from bethink.core.config import Path_, StrictModel, did_you_mean, load_yaml, nearest, parse_yaml, validate
 from bethink.core.errors import ConfigError
-from bethink.recipe.presets import stage_places, with_preset
+from bethink.recipe.presets import leave_out, stage_places, with_preset
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
 PresetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]*$")]
@@ -155,7 +155,7 @@ def load_recipe(spec: str, overrides: Sequence[str] = (), preset: str | None = N
     """Read and check a recipe: keys, stage names, references, and each of its presets. Raises ConfigError with the line.
 
     overrides: `a.b=c` strings. The first part is a key of the recipe (`seed`, `vars`, `assume`…) or a stage's name, whose options
-    the rest addresses: `vars.model=…`, `train.steps=20`. Values are YAML. preset: whose changes are made first.
+    the rest addresses: `vars.model=…`, `train.steps=20`. Values are YAML; `train=null` leaves a stage out. preset: whose changes are made first.
     """
     path = find_recipe(spec)
     source = str(path)
@@ -168,7 +168,7 @@ def load_recipe(spec: str, overrides: Sequence[str] = (), preset: str | None = N
     if preset is not None:
         document, lines = with_preset(document, lines, preset, source)
     for override in overrides:
-        _override(document, lines, override)
+        lines = _override(document, lines, override)
     return _checked(document, lines, source)
 
 
@@ -184,7 +184,7 @@ def _checked(document: dict[str, Any], lines: dict[Path_, int], source: str) -> 
     return loaded
 
 
-def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) -> None:
+def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) -> dict[Path_, int]:
     where = f"--set {override}"
     name, equals, text = override.partition("=")
     parts = name.strip().split(".")
@@ -195,11 +195,13 @@ def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) 
     path: list[str | int] = list(parts)
     if parts[0] in by_name:
         path = ["stages", by_name[parts[0]], "with", *parts[1:]]
+        if len(parts) == 1 and value is None:
+            return leave_out(document, lines, parts[0])
         if len(parts) == 1:
             raise ConfigError(
-                "an override of a stage names one of its options",
+                "an override of a stage names one of its options, or leaves the stage out",
                 where=where,
-                fix=f"--set {parts[0]}.OPTION=VALUE",
+                fix=f"--set {parts[0]}.OPTION=VALUE, or --set {parts[0]}=null",
             )
     elif parts[0] not in _SET:
         raise ConfigError(
@@ -218,7 +220,7 @@ def _override(document: dict[str, Any], lines: dict[Path_, int], override: str) 
             target[key] = value
         else:
             target = target[key] if isinstance(target, list) else target.setdefault(key, {})
-    lines[tuple(path)] = 0  # overridden: no line of the file is to blame
+    return {**lines, tuple(path): 0}  # overridden: no line of the file is to blame
 
 
 def _place(part: str | int, items: list[Any], where: str) -> int:

@@ -90,11 +90,13 @@ KINDS: dict[str, StageKind] = {
         config=_config("curate.synthesize", "SynthesizeConfig"),
         run=_run("curate.synthesize", "synthesize"),
         product=lambda folder, _: folder / "rows.jsonl",
+        reads=("task",),
     ),
     "corpus": StageKind(
         config=_config("curate.corpus", "CorpusConfig"),
         run=_run("curate.corpus", "write_corpus"),
         product=lambda folder, _: folder / "texts.jsonl",
+        reads=("task",),
     ),
     "curate": StageKind(
         config=_config("curate.config", "CurateConfig"),

@@ -74,12 +74,9 @@ def load_tasks(
                 fix="leave `held_out` out and name a split (--split)",
             )
         return _sampled(load_hub(identity, mapping, split=split, skip_bad=skip_bad), size, seed, exclude)
-    if found := _FILE.fullmatch(spec):
-        problems = _of_file(found["path"], found["mapping"] or "", spec, split, skip_bad)
-        return _sampled(problems, size, seed, exclude)
+    if file := _file(spec):
+        return _sampled(_of_file(*file, spec, split, skip_bad), size, seed, exclude)
     name, _, rest = spec.partition(":")
-    if "/" in name or Path(name).is_dir():
-        return _sampled(_of_file(name, rest, spec, split, skip_bad), size, seed, exclude)
     if Path(name).suffix:
         raise ConfigError(
             f"`{name}` is neither a generator nor a file of rows",
@@ -90,6 +87,20 @@ def load_tasks(
     rest, share = _held_out(rest, spec, split)
     config = parse_options(rest, spec)
     return generate(name, size, seed=seed, split=split, config=config, exclude=exclude, held_out=share)
+
+
+def file_of(spec: str) -> str | None:
+    """The file or directory that a task name stands for; None for a generator and for a data set on the hub."""
+    file = None if spec.startswith("hub:") else _file(spec)
+    return file and file[0]
+
+
+def _file(spec: str) -> tuple[str, str] | None:
+    """The path in a task name that has one, and what its columns mean."""
+    if found := _FILE.fullmatch(spec):
+        return found["path"], found["mapping"] or ""
+    name, _, mapping = spec.partition(":")
+    return (name, mapping) if "/" in name or Path(name).is_dir() else None
 
 
 def _of_file(path: str, mapping: str, spec: str, split: str, skip_bad: bool) -> ProblemSet:
