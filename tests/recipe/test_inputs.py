@@ -110,6 +110,24 @@ def test_every_kind_of_input_is_looked_for_and_nothing_twice(
     ]
 
 
+@pytest.mark.parametrize("name", ["quickstart", "reinforce", "lab"])
+def test_recipes_that_need_nothing_miss_nothing(name: str, tmp_path: Path) -> None:
+    loaded = load_recipe(name)
+    for preset in (None, *loaded.recipe.presets):
+        assert missing_inputs(prepare(load_recipe(name, preset=preset), tmp_path)) == []
+
+
+def test_a_pretraining_names_an_architecture_or_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    options = "{data: [.], model: %s, vocabulary: 300}"
+    for model, missing in (("llama", []), ("no/config.json", ["no/config.json"])):
+        path.write_text(
+            f"name: new\nstages: [{{name: made, uses: pretrain, with: {options % model}}}]", encoding="utf-8"
+        )
+        stages = prepare(load_recipe(str(path)), tmp_path / "run")
+        assert [one.path for one in missing_inputs(stages)] == missing
+
+
 @pytest.mark.parametrize(
     ("path", "maker"),
     [

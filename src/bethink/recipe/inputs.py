@@ -35,7 +35,10 @@ def missing_inputs(stages: Sequence[Prepared]) -> list[Missing]:
     found: dict[str, Missing] = {}
     for one in stages:
         for option in one.kind.reads:
-            for path in _missing(option, getattr(one.config, option)):
+            value = getattr(one.config, option)
+            if one.stage.uses == "pretrain" and option == "model" and os.sep not in value:
+                continue  # the name of an architecture
+            for path in _missing(option, value):
                 if not folders & {Path(path), *Path(path).parents}:
                     found.setdefault(path, Missing(path, one.stage.name, option))
     return list(found.values())
