@@ -82,6 +82,22 @@ def test_a_gradient_that_is_not_finite_does_not_touch_the_weights() -> None:
     assert torch.equal(layer.weight, before)
 
 
+@pytest.mark.parametrize("beta2", [0.95, 0.999])
+def test_the_second_moment_forgets_as_it_is_told(beta2: float) -> None:
+    torch.manual_seed(0)
+    ours, plain = nn.Linear(3, 3), nn.Linear(3, 3)
+    plain.load_state_dict(ours.state_dict())
+    optimizer = MasterAdamW(ours.named_parameters(), weight_decay=0.0, clip=0.0, beta2=beta2)
+    reference = torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0.0, betas=(0.9, beta2))
+    for scale in (1.0, 30.0, 0.1, 0.1):
+        for model in (ours, plain):
+            (model(torch.ones(3)).square().sum() * scale).backward()
+        optimizer.step(1e-2)
+        reference.step()
+        reference.zero_grad()
+    torch.testing.assert_close(ours.weight, plain.weight)
+
+
 def test_vectors_are_not_decayed() -> None:
     layer = nn.Linear(3, 3)
     before = [parameter.detach().clone() for parameter in layer.parameters()]

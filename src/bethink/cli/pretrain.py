@@ -69,6 +69,9 @@ def pretrain(
     warmup: Warmup = 0.02,
     min_lr_ratio: MinLrRatio = 0.1,
     weight_decay: WeightDecay = 0.1,
+    beta2: Annotated[
+        float, typer.Option(help="AdamW's decay of the second moment.", rich_help_panel=RUN)
+    ] = 0.95,
     clip: Clip = 1.0,
     seed: Seed = 0,
     resume: Resume = False,

@@ -94,6 +94,7 @@ class LoopConfig(StrictModel):
     warmup: float
     min_lr_ratio: float
     weight_decay: float
+    beta2: float = 0.999
     clip: float
     seed: int
     eval_every: int
@@ -122,6 +123,7 @@ def train(
         weight_decay=config.weight_decay,
         clip=config.clip,
         masters=masters,
+        beta2=config.beta2,
     )
     saved = directory / "checkpoints"
     done = 0

@@ -42,7 +42,7 @@ class MasterAdamW:
     """The optimizer of everything that requires a gradient.
 
     named: the trained parameters and their names, which name the tensors of `state_dict`; masters: the float32 masters of those that
-    have one already (others of a narrower type get one); clip: the largest gradient norm (0: off).
+    have one already (others of a narrower type get one); clip: the largest gradient norm (0: off); beta2: decay of the second moment.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class MasterAdamW:
         weight_decay: float,
         clip: float,
         masters: Mapping[str, Tensor] | None = None,
+        beta2: float = 0.999,
     ) -> None:
         self.parameters = dict(named)
         given = masters or {}
@@ -60,7 +61,9 @@ class MasterAdamW:
         decayed = [master for master in self.masters.values() if master.ndim > 1]
         rest = [master for master in self.masters.values() if master.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self._adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+        self._adam = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, betas=(0.9, beta2), fused=True
+        )
 
     @staticmethod
     def _master(parameter: nn.Parameter, given: Tensor | None) -> Tensor:

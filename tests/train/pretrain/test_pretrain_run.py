@@ -22,6 +22,7 @@ from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.errors import BethinkError, ConfigError, DataError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
+from bethink.train.checkpoint import latest
 from bethink.train.metrics import TIMING, read_metrics
 from bethink.train.pretrain.config import PretrainConfig
 from bethink.train.pretrain.method import Order
@@ -246,3 +247,13 @@ def test_missing_texts_and_two_tokenizers_are_refused(make: Make, tmp_path: Path
         make(tokenizer="smollm2-135m")
     with pytest.raises(ConfigError):
         run_pretrain(make(vocabulary=1))
+
+
+def test_the_second_moment_forgets_sooner_than_in_fine_tuning(make: Make) -> None:
+    config = make(steps=1, clip=0.0)
+    run_pretrain(config)
+    found = latest(config.output / "checkpoints")
+    assert found is not None
+    name = "model.embed_tokens.weight"
+    first, second = found.tensors[f"exp_avg.{name}"], found.tensors[f"exp_avg_sq.{name}"]
+    torch.testing.assert_close(second, (1 - 0.95) * (first / 0.1).square())

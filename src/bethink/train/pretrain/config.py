@@ -14,6 +14,8 @@ class PretrainConfig(RunConfig):
     """Everything that decides a run (docs/pretrain.md). Shares are in [0, 1]; None means chosen from the data or the machine.
 
     model: an architecture's name (`llama`), or a config.json or a directory with one; shape: keys of config.json that replace its own.
+    beta2: of AdamW, shorter than fine-tuning's as is usual from random weights (GPT-3, Brown et al. 2020, appendix B; LLaMA, Touvron et al. 2023,
+    section 2.3).
     """
 
     data: tuple[Path, ...] = Field(min_length=1)
@@ -31,6 +33,7 @@ class PretrainConfig(RunConfig):
     warmup: float = Field(0.02, ge=0, le=1)
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(0.1, ge=0)
+    beta2: float = Field(0.95, ge=0, lt=1)
 
     held_out: float = Field(0.01, ge=0, lt=1)
     max_held_out: int = Field(512, ge=0)
