@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bethink.chat.toggle import Mode, ToggleStyle, apply_toggle, read_toggle, template_kwargs
+from bethink.chat.toggle import Mode, ThinkFormat, ToggleStyle, apply_toggle, read_toggle, template_kwargs
 from bethink.core.errors import ConfigError
 
 USER = {"role": "user", "content": "What is 2 + 2?"}
@@ -42,6 +42,21 @@ def test_the_slash_command_ends_the_last_user_message():
     assert apply_toggle([system("Hi")], Mode.ON, ToggleStyle.SLASH) == [system("Hi /think")]
 
 
+def test_words_name_the_tags_and_stand_where_the_toggle_line_stands():
+    (said, asked) = apply_toggle([USER], Mode.ON, ToggleStyle.WORDS)
+    assert asked == USER
+    assert "<think>" in said["content"]
+    assert "</think>" in said["content"]
+    other = ThinkFormat(open="[reason]", close="[/reason]")
+    own = apply_toggle([system("Be brief."), USER], Mode.ON, ToggleStyle.WORDS, other)
+    assert own[0]["content"].endswith("\n\nBe brief.")
+    assert "[reason] and [/reason]" in own[0]["content"]
+    assert apply_toggle(own, Mode.OFF)[0] == system("detailed thinking off\n\nBe brief.")
+    assert read_toggle(own) == (Mode.ON, [system("Be brief."), USER])
+    off = apply_toggle(own, Mode.OFF, ToggleStyle.WORDS, other)
+    assert "reason]" not in off[0]["content"]
+
+
 def test_kwargs_style_leaves_the_messages():
     assert apply_toggle([USER], Mode.ON, ToggleStyle.KWARGS) == [USER]
 
@@ -67,7 +82,7 @@ def test_the_last_toggle_applied_is_the_only_one(messages, first, second, style)
     assert apply_toggle(apply_toggle(messages, first, style), second, style) == once
 
 
-@given(conversations, modes, st.sampled_from([ToggleStyle.SYSTEM, ToggleStyle.SLASH]))
+@given(conversations, modes, st.sampled_from([ToggleStyle.SYSTEM, ToggleStyle.WORDS, ToggleStyle.SLASH]))
 def test_what_is_applied_is_read_back(messages, mode, style):
     read, rest = read_toggle(apply_toggle(messages, mode, style))
     assert read is mode

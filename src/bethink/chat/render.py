@@ -135,7 +135,7 @@ class Renderer:
         return tuple(ids[len(before) :])
 
     def _toggled(self, messages: Sequence[Message], mode: Mode | None) -> list[Message]:
-        return apply_toggle(messages, mode, self.style) if mode else list(messages)
+        return apply_toggle(messages, mode, self.style, self.think) if mode else list(messages)
 
     def _template(
         self, messages: Sequence[Message], mode: Mode | None, *, add_generation_prompt: bool

@@ -4,7 +4,8 @@ Writing: `apply_toggle` puts one style of toggle into the messages, `template_kw
 Reading: `read_toggle` understands all the conventions at once, says which mode was meant and hands back the messages without it.
 Knows nothing of templates or tokens.
 
-Sources of the conventions: the system line is Llama-Nemotron's (arXiv 2505.00949), the slash commands and `enable_thinking` are
+Sources of the conventions: the system line is Llama-Nemotron's (arXiv 2505.00949), saying in words what form the answer is to have is
+DeepSeek-R1-Zero's way with a base model (arXiv 2501.12948, table 1), the slash commands and `enable_thinking` are
 Qwen3's (arXiv 2505.09388), `thinking` is DeepSeek-V3.1's, `reasoning_effort` is the OpenAI API's.
 """
 
@@ -32,6 +33,7 @@ class ToggleStyle(StrEnum):
 
     SYSTEM = "system"  # "detailed thinking on|off" as the first line of the system prompt
     KWARGS = "kwargs"  # by the template kwargs alone
+    WORDS = "words"  # a sentence at the head of the system prompt that says what is asked: for models that know no toggle
     SLASH = "slash"  # /think or /no_think at the end of the last user message
 
 
@@ -54,6 +56,15 @@ DEFAULT_FORMAT = ThinkFormat()
 _SYSTEM_LINE = re.compile(
     r"^[ \t]*detailed thinking (on|off)[ \t]*\.?[ \t]*(?:\n|\Z)", re.IGNORECASE | re.MULTILINE
 )
+_WORDS = {
+    Mode.ON: "Think first, and write your thinking between {open} and {close}. Then give the answer.",
+    Mode.OFF: "Give the answer at once, without writing any thinking before it.",
+}
+_TAG = re.compile(r"\\{(?:open|close)\\}")
+_WORDS_LINE = {
+    mode: re.compile("^" + _TAG.sub(r"\\S.*?", re.escape(text)) + r"[ \t]*(?:\n|\Z)", re.MULTILINE)
+    for mode, text in _WORDS.items()
+}
 _SLASH = re.compile(r"[ \t]*(?<!\S)/(no_?)?think(?!\S)")
 _SLASH_TEXT = {Mode.ON: "/think", Mode.OFF: "/no_think"}
 _EFFORTS = {
@@ -74,20 +85,24 @@ def template_kwargs(mode: Mode) -> dict[str, bool]:
 
 
 def apply_toggle(
-    messages: Sequence[Message], mode: Mode, style: ToggleStyle = ToggleStyle.SYSTEM
+    messages: Sequence[Message],
+    mode: Mode,
+    style: ToggleStyle = ToggleStyle.SYSTEM,
+    think: ThinkFormat = DEFAULT_FORMAT,
 ) -> list[Message]:
     """`messages` with the toggle of `style` in them; a toggle of that style already there is replaced.
 
-    SYSTEM: the toggle line comes first, the user's own system text after a blank line. SLASH: the command ends the last user
+    SYSTEM, WORDS: a line comes first, the user's own system text after a blank line; WORDS names the tags of `think`. SLASH: the command ends the last user
     message (the system message where there is no user message). KWARGS: the messages as they are.
     """
     messages = [dict(message) for message in messages]
     if style is ToggleStyle.KWARGS:
         return messages
-    if style is ToggleStyle.SYSTEM:
+    if style in (ToggleStyle.SYSTEM, ToggleStyle.WORDS):
         system = _with_system(messages)
         own = _without_system_lines(system["content"]).strip("\n")
-        line = f"detailed thinking {mode}"
+        words = _WORDS[mode].format(open=think.open, close=think.close)
+        line = words if style is ToggleStyle.WORDS else f"detailed thinking {mode}"
         system["content"] = f"{line}\n\n{own}" if own.strip() else line
         return messages
     users = [message for message in messages if message["role"] == "user"]
@@ -154,7 +169,10 @@ def _with_system(messages: list[Message]) -> Message:
 
 
 def _without_system_lines(text: str) -> str:
-    return _SYSTEM_LINE.sub("", text).strip("\n") if _SYSTEM_LINE.search(text) else text
+    lines = [line for line in (_SYSTEM_LINE, *_WORDS_LINE.values()) if line.search(text)]
+    for line in lines:
+        text = line.sub("", text)
+    return text.strip("\n") if lines else text
 
 
 def _without_slashes(text: str) -> str:
@@ -168,5 +186,6 @@ def _last_slash(text: str) -> Mode | None:
 
 def _system_mode(text: str) -> Mode | None:
     said = [(match.start(), Mode(match[1].lower())) for match in _SYSTEM_LINE.finditer(text)]
+    said += [(match.start(), mode) for mode, line in _WORDS_LINE.items() for match in line.finditer(text)]
     said += [(match.end(), Mode.OFF if match[1] else Mode.ON) for match in _SLASH.finditer(text)]
     return max(said)[1] if said else None

@@ -58,7 +58,7 @@ def curate(
     order: Annotated[str, typer.Option(help="curriculum | random.")] = "curriculum",
     seed: Annotated[int, typer.Option(help="Decides the random order.")] = 0,
     toggle_style: Annotated[
-        str, typer.Option(help="How the prompt says the mode: system | kwargs | slash.")
+        str, typer.Option(help="How the prompt says the mode: system | words | kwargs | slash.")
     ] = "system",
     think_open: ThinkOpen = None,
     think_close: ThinkClose = None,

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 Toggle = Annotated[
     str,
-    typer.Option(help="How the model is told the mode: system (prompt), kwargs (of the template), slash."),
+    typer.Option(
+        help="How the model is told the mode: system (prompt), words (for a model that knows no toggle), kwargs (of the template), slash."
+    ),
 ]
 ThinkOpen = Annotated[str | None, typer.Option(help="Opening tag of the model's think block, if unusual.")]
 ThinkClose = Annotated[str | None, typer.Option(help="Its closing tag.")]
@@ -175,7 +177,7 @@ def read_style(toggle: str) -> ToggleStyle:
     from bethink.chat.toggle import ToggleStyle
 
     if toggle not in list(ToggleStyle):
-        raise typer.BadParameter("say system, kwargs or slash", param_hint="--toggle")
+        raise typer.BadParameter(f"say {', '.join(ToggleStyle)}", param_hint="--toggle")
     return ToggleStyle(toggle)
 
 

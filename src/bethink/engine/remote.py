@@ -151,7 +151,11 @@ class RemoteDialogue:
 
     def _body(self, question: Question) -> Json:
         sampling, mode = question.sampling, question.mode
-        messages = apply_toggle(question.messages, mode, self._style) if mode else list(question.messages)
+        messages = (
+            apply_toggle(question.messages, mode, self._style, self._think)
+            if mode
+            else list(question.messages)
+        )
         body: Json = {
             "model": self.name,
             "messages": messages,

@@ -33,7 +33,7 @@ def make_row(item: Item, question: Question, reply: Reply, verdict: Verdict, con
         "sample": item.sample,
         "question": item.problem.question,
         "answer": item.problem.answer,
-        "prompt": reply.prompt or apply_toggle(question.messages, item.mode, config.toggle),
+        "prompt": reply.prompt or apply_toggle(question.messages, item.mode, config.toggle, config.think),
         "output": reply.text,
         "opened": reply.opened,
         "verdict": str(verdict.outcome),

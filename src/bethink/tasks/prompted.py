@@ -7,13 +7,11 @@ import dataclasses
 from bethink.tasks.problem import Problem
 
 _ASK = {
-    "choice": (
-        "Reason step by step. Then write the letter of the correct choice in \\boxed{}, like this: "
-        "The final answer is \\boxed{A}."
-    ),
+    "choice": "Reason step by step. Then write only the letter of the correct choice in \\boxed{}.",
     "code": "Reason step by step. Then write the complete solution in one code block.",
 }
-_ASK_VALUE = "Reason step by step. Then write only the final answer in \\boxed{}, like this: The final answer is \\boxed{42}."
+_ASK_VALUE = "Reason step by step. Then write only the final answer in \\boxed{}."
+"""No example of an answer: a small model copies it, and is then a weaker baseline than it need be."""
 
 
 def prompted(problem: Problem) -> Problem:
