@@ -43,3 +43,4 @@ def test_each_stage_of_the_road_does_what_it_is_for(tmp_path: Path, monkeypatch:
         assert paired["low"] > 0, f"{name}: the paired interval excludes 0"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(f"{model}, thinking" in page for model in ("base", "zero", "r1", "distilled"))
+    assert all(f"r1, thinking {mode}" in page for mode in ("on", "off")), "the toggle is to be seen"

@@ -68,7 +68,7 @@ def choose_examples(
     # First stage on, last stage off, last stage on; fewer when there are fewer.
     wanted: list[Column] = [(first, "on"), (last, "off"), (last, "on")]
     if every:
-        wanted = [(stage, "on" if "on" in outcomes[stage] else "off") for stage in stages]
+        wanted = [(stage, mode) for stage in stages for mode in ("off", "on")]
     verdicts = {
         column: found for column in dict.fromkeys(wanted) if (found := outcomes[column[0]].get(column[1]))
     }
