@@ -2,7 +2,7 @@
 
 Pairs completions by (task, problem), so that the difference is not drowned by how hard the problems are. One sample each: exact McNemar
 test and Tango's interval of the difference; several: sign-flip test and a bootstrap over problems (`statistics.bootstrap_difference`). Shows which problems flipped.
-A problem that a grader failed on, on either side, is left out and counted.
+A problem that a grader failed on, on either side, is left out and counted; one without a grader takes no part.
 """
 
 from __future__ import annotations
@@ -147,9 +147,10 @@ def read_side(directory: Path) -> Side:
     samples = directory / "samples.jsonl"
     for number, row in enumerate(read_jsonl(samples), 1):
         _check_row(row, f"{samples}:{number}")
-        rows[row["mode"]][row["task"], row["id"]].append(row)
+        if row["verdict"] != Outcome.NOT_JUDGED:
+            rows[row["mode"]][row["task"], row["id"]].append(row)
     if not rows:
-        raise DataError("holds no completions", where=str(samples))
+        raise DataError("holds no completions of problems with a grader", where=str(samples))
     return Side(results["model"], directory, rows)
 
 

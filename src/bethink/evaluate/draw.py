@@ -28,7 +28,7 @@ from bethink.models.speed import of_the_floor
 from bethink.verify.code.pool import Sandboxes, sandboxes_for
 from bethink.verify.grade import grade
 from bethink.verify.pool import WorkerPool
-from bethink.verify.verdict import Outcome
+from bethink.verify.verdict import UNCOUNTED, Outcome
 
 TIMING = ".timing.json"
 """In the output: by mode, the tokens drawn, the seconds it took, and the seconds it must take at least (null where that is not known)."""
@@ -131,7 +131,7 @@ class _Desk:
         self._graders = graders
         self._sandboxes = sandboxes
         self._graded: SimpleQueue[Future[Row]] = SimpleQueue()
-        self._right = 0
+        self._right = self._judged = 0
 
     def submit(self, item: Item, question: Question, reply: Reply) -> None:
         """Have a reply graded."""
@@ -147,7 +147,8 @@ class _Desk:
             append(self._file, row)
             self.finished[key_of(row)] = row
             self._right += row["verdict"] == Outcome.CORRECT
-            self._progress.advance(mode=row["mode"], correct=f"{self._right:,} of {len(self.finished):,}")
+            self._judged += row["verdict"] not in UNCOUNTED
+            self._progress.advance(mode=row["mode"], correct=f"{self._right:,} of {self._judged:,}")
 
     def finish(self) -> None:
         """Wait for every verdict, and write the rest."""

@@ -1,13 +1,14 @@
 """Rows of samples → the results table: what each number means is said here, and only here.
 
-accuracy        share of right verdicts; every problem weighs the same; a grader's own failure counts for nothing, a completion cut
-                at the token limit before it answered counts as wrong. low, high: its 95 % interval (see `statistics.accuracy`).
-n               problems that count (those with at least one verdict that is no grader error).
+accuracy        share of right verdicts; every problem weighs the same; a grader's own failure counts for nothing, nor does a problem
+                without a grader; a completion cut at the token limit before it answered counts as wrong. None where nothing counts.
+                low, high: its 95 % interval (see `statistics.accuracy`).
+n               problems that count (those with at least one verdict that says right or wrong).
 compliance      share of completions that do what the toggle says: one closed think block and an answer (on), no tags (off).
 truncated       share of completions that ended at the token limit. no_answer: share that ended without committing to an answer.
 thinking_tokens, answer_tokens: means over completions.
 tokens_per_second  of the mode's whole generation. floor_share: the least time this device can take for it, of the time taken.
-grader_errors   completions that could not be graded.
+grader_errors   completions that could not be graded. not_judged: completions of problems without a grader.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bethink.engine.api import FinishReason
 from bethink.evaluate.samples import Row
 from bethink.evaluate.statistics import accuracy
 from bethink.models.speed import of_the_floor
-from bethink.verify.verdict import Outcome
+from bethink.verify.verdict import UNCOUNTED, Outcome
 
 if TYPE_CHECKING:
     from bethink.evaluate.draw import Pace
@@ -49,7 +50,7 @@ def summarize(rows: Sequence[Row], *, model: str, speed: Mapping[str, Pace]) -> 
 def _summary(rows: Sequence[Row], model: str, task: str, mode: str, pace: Pace | None) -> dict[str, Any]:
     outcomes: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for row in rows:
-        if row["verdict"] != Outcome.GRADER_ERROR:
+        if row["verdict"] not in UNCOUNTED:
             outcomes[row["task"], row["id"]].append(row["verdict"] == Outcome.CORRECT)
     interval = accuracy(list(outcomes.values()))
     return {
@@ -67,6 +68,7 @@ def _summary(rows: Sequence[Row], model: str, task: str, mode: str, pace: Pace |
         "thinking_tokens": fmean(row["thinking_tokens"] for row in rows),
         "answer_tokens": fmean(row["answer_tokens"] for row in rows),
         "grader_errors": sum(row["verdict"] == Outcome.GRADER_ERROR for row in rows),
+        "not_judged": sum(row["verdict"] == Outcome.NOT_JUDGED for row in rows),
         "tokens_per_second": pace and pace.tokens_per_second,
         "floor_share": pace and pace.floor_share,
     }
@@ -103,7 +105,7 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
             row["mode"],
             f"{row['n']:,}" + (f"×{row['samples']}" if row["samples"] > 1 else ""),
             "–" if row["accuracy"] is None else _points(row["accuracy"]),
-            f"{_points(row['low'])}–{_points(row['high'])}",
+            "–" if row["accuracy"] is None else f"{_points(row['low'])}–{_points(row['high'])}",
             *(_points(row[name]) for name in ("compliance", "truncated", "no_answer")),
             f"{row['thinking_tokens']:.0f}",
             f"{row['answer_tokens']:.0f}",
@@ -122,6 +124,8 @@ def _caption(results: Sequence[Mapping[str, Any]], *, speeds: bool) -> str:
         lines.append("tokens/s: " + ", ".join(f"{mode} {rate}" for mode, rate in rates.items()))
     if failures := sum(row["grader_errors"] for row in results if row["task"] != ALL):
         lines.append(f"{failures:,} completions could not be graded and count for nothing")
+    if open_ones := sum(row.get("not_judged", 0) for row in results if row["task"] != ALL):
+        lines.append(f"{open_ones:,} completions are of problems without a grader: neither right nor wrong")
     return "\n".join(lines)
 
 

@@ -222,9 +222,12 @@ def sampling_memory(config: Any, assume: Assume) -> int | None:
     return round(2 * cache_values(shape, config.max_tokens)) + reference
 
 
-def weight_bytes(model: str) -> int | None:
-    """Bytes of a model's weights in a format of two bytes; None when its shape is not known here."""
-    where, sizes = _found(model)
+def weight_bytes(model: str, assume: Assume | None = None) -> int | None:
+    """Bytes of a model's weights in a format of two bytes; None when its shape is not known here.
+
+    assume: of a recipe, whose shape goes before the model's own.
+    """
+    where, sizes = _found(model) if assume is None else _sizes(model, assume)
     shape = None if sizes is None else _shaped(where, sizes)
     return 2 * parameters(shape, sizes) if shape and sizes else None
 

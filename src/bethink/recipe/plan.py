@@ -32,6 +32,7 @@ from bethink.recipe.forecast import (
 from bethink.recipe.inputs import Missing, listed
 from bethink.recipe.schema import Assume, Recipe, stage_references
 from bethink.recipe.stages import Prepared
+from bethink.train.prefer.settings import SETTINGS, base_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Estimate:
 
     rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
     made with each mode are known to pass curation; makes: how many a later stage can read at most, where that is not `rows`. memory
-    in bytes. rate: what the hours rest on.
+    in bytes. rate: what the hours rest on. judge: bytes of the reward model it makes, if that is what it makes and they are known.
     """
 
     stage: str
@@ -54,6 +55,7 @@ class Estimate:
     good: int | None = None
     makes: int | None = None
     rate: Rate | None = None
+    judge: int | None = None
 
 
 def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
@@ -157,7 +159,8 @@ def _prefer(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     reward = config.reward_model
     what = "reward model, " if reward else f"{config.algorithm}, "
     further = 0 if reward or not config.objective.reference else 1
-    return _on_rows(one, assume, before, what, of="pairs", rows_each=2, further=further)
+    line = _on_rows(one, assume, before, what, of="pairs", rows_each=2, further=further)
+    return replace(line, judge=weight_bytes(config.model, assume) if reward else None)
 
 
 def _on_rows(
@@ -239,7 +242,8 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     if sampled and trained and assume.tokens_per_completion:
         tokens = rollouts * assume.tokens_per_completion
         hours = tokens * (1 / sampled.tokens_per_second + 1 / trained.tokens_per_second) / 3600
-    beside = sampling_memory(config, assume) or 0
+    judge = _judge(config.reward_model, before)
+    beside = None if judge is None else judge + (sampling_memory(config, assume) or 0)
     return Estimate(
         one.stage.name,
         "grpo",
@@ -248,9 +252,20 @@ def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
         rollouts * config.max_tokens,
         at_most=True,
         hours=hours,
-        memory=memory(config, assume, longest=config.max_tokens, beside=beside),
+        memory=None if beside is None else memory(config, assume, longest=config.max_tokens, beside=beside),
         rate=sampled,
     )
+
+
+def _judge(directory: Path | None, before: list[Estimate]) -> int | None:
+    """Bytes of the reward model in `directory`, if one is asked for: as the stage says that makes it, else as it is there; None for one
+    that is nowhere yet."""
+    if directory is None:
+        return 0
+    made = next((stage.judge for stage in before if stage.judge), None)
+    if made is None and (directory / SETTINGS).is_file():
+        return weight_bytes(base_of(directory))
+    return made
 
 
 def _task(spec: str) -> str:

@@ -18,13 +18,14 @@ from bethink.sample.vote import needs_vote
 from bethink.tasks.problem import Problem
 from bethink.verify.rewards.consistency import language_of, share_in
 from bethink.verify.rewards.repetition import repeated_share
-from bethink.verify.verdict import Outcome
+from bethink.verify.verdict import UNCOUNTED, Outcome
 
 REASONS = {
     "ungraded": "no grader could judge it",
     "no_majority": "its problem has no answer, and no vote gave it one",
     "wrong": "the answer is wrong",
     "no_answer": "it committed to no answer",
+    "not_judged": "its problem has no grader",
     "truncated": "cut at the token limit",
     "form": "not what the toggle says: one closed think block and an answer, or no tags",
     "paragraph": "a paragraph longer than allowed",
@@ -125,7 +126,7 @@ def pass_rates(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row a problem, in the order of `rows`: the share of its gradable answers that were right, in all modes and in each."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row["verdict"] != Outcome.GRADER_ERROR:
+        if row["verdict"] not in UNCOUNTED:
             found.setdefault((row["task"], row["id"]), []).append(row)
     return [_rate(answers) for answers in found.values()]
 

@@ -41,7 +41,8 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
     rows = []
     for problem, row in sieve.kept:
         key = problem.task, problem.id
-        rows.append({**_row(problem, row, rates[key]["pass_rate"], config), **_share(votes.get(key))})
+        rate = rates.get(key, {}).get("pass_rate")
+        rows.append({**_row(problem, row, rate, config), **_share(votes.get(key))})
     _write(config.output / ROWS, rows)
     _write(
         config.output / PASS_RATES,

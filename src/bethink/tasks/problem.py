@@ -15,6 +15,9 @@ Message = dict[str, str]
 WORKING = "working"
 """The key of `Problem.meta` with a file's own worked solution."""
 
+NO_GRADER = "none"
+"""The grader of a problem that nothing tells right from wrong, such as a general prompt: its completions are not judged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -23,8 +26,8 @@ class Problem:
     id:       unique within its task and stable between runs.
     task:     the name of the source it came from ("chain_sum", "gsm8k", ...).
     messages: the conversation that asks it; no toggle in it (that is added when it is rendered).
-    answer:   the reference answer as text, as the grader wants it (of a coding problem a solution, or nothing).
-    grader:   "math" | "choice" | "exact" | "numeric" | "reasoning_gym" | "code".
+    answer:   the reference answer as text, as the grader wants it (of a coding problem a solution, or nothing; "" without a grader).
+    grader:   "math" | "choice" | "exact" | "numeric" | "reasoning_gym" | "code" | "none".
     meta:     what the grader or a report needs beside the answer (choices, difficulty, subject, the reasoning-gym entry).
     """
 
@@ -34,6 +37,11 @@ class Problem:
     answer: str
     grader: str
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> bool:
+        """Whether its completions are right or wrong."""
+        return self.grader != NO_GRADER
 
     @property
     def question(self) -> str:

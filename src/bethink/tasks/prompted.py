@@ -15,7 +15,10 @@ _ASK_VALUE = "Reason step by step. Then write only the final answer in \\boxed{}
 
 
 def prompted(problem: Problem) -> Problem:
-    """`problem` with the request appended to its last user message; id, answer and grader stay."""
+    """`problem` with the request appended to its last user message; id, answer and grader stay. One without a grader is asked as it is:
+    nobody looks for its answer."""
+    if not problem.judged:
+        return problem
     ask = _ASK.get(problem.grader, _ASK_VALUE)
     last = max(i for i, message in enumerate(problem.messages) if message["role"] == "user")
     messages = tuple(

@@ -33,6 +33,7 @@ _WORDS = {
     "no_answer": "no answer",
     "truncated": "cut off",
     "grader_error": "not graded",
+    "not_judged": "not judged",
 }
 
 Row = Mapping[str, Any]
@@ -79,6 +80,11 @@ class Group:
         return sum(rollout.outcome == "correct" for rollout in self.rollouts)
 
     @property
+    def judged(self) -> int:
+        """How many are right or wrong, or could have been: all but those of problems without a grader."""
+        return sum(rollout.outcome != "not_judged" for rollout in self.rollouts)
+
+    @property
     def reward(self) -> float | None:
         return _mean(rollout.reward for rollout in self.rollouts)
 
@@ -90,6 +96,7 @@ class StepCount:
     groups: dict[GroupKey, int] = field(default_factory=dict)
     rewards: list[float] = field(default_factory=list)
     right: int = 0
+    judged: int = 0
 
     @property
     def rollouts(self) -> int:
@@ -223,6 +230,7 @@ def _counted(path: Path) -> dict[int, StepCount]:
         key = _key(row)
         count.groups[key] = count.groups.get(key, 0) + 1
         count.right += row.get("outcome") == "correct"
+        count.judged += row.get("outcome") != "not_judged"
         reward = _number(row.get("reward"))
         if reward is not None:
             count.rewards.append(reward)

@@ -18,7 +18,7 @@ from typing import Any
 
 from bethink.chat.parse import Status
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat
-from bethink.tasks.problem import Problem
+from bethink.tasks.problem import NO_GRADER, Problem
 from bethink.verify import choice, exact, gym, math
 from bethink.verify.code import grader as code
 from bethink.verify.code.pool import Sandboxes, shared_sandboxes
@@ -26,7 +26,7 @@ from bethink.verify.extract import Commitment, answer_text, committed
 from bethink.verify.pool import DEFAULT_TIMEOUT, Done, WorkerPool, in_order, shared_pool
 from bethink.verify.verdict import Outcome, Verdict
 
-KNOWN_GRADERS = ("math", "choice", "exact", "numeric", "reasoning_gym", "code")
+KNOWN_GRADERS = ("math", "choice", "exact", "numeric", "reasoning_gym", "code", NO_GRADER)
 """The graders by name; any other name is a reasoning-gym generator's."""
 
 _AHEAD_PER_WORKER = 64
@@ -111,6 +111,8 @@ def _start(
     sandboxes: Callable[[], Sandboxes],
 ) -> Verdict | Future[Verdict]:
     """The verdict, or the future of one where a worker has to be asked."""
+    if item.grader == NO_GRADER:
+        return Verdict(Outcome.NOT_JUDGED, None, "the problem has no grader")
     text, status = answer_text(item.output, think=think, opened=item.opened)
     if status is Status.UNCLOSED:
         return _missing(item, "the thinking never ended")

@@ -12,6 +12,7 @@ from typing import Any
 
 from bethink.core.config import nearest
 from bethink.core.numbers import decimal_text
+from bethink.tasks.problem import NO_GRADER
 from bethink.verify import exact, gym
 from bethink.verify.code.tasks import TaskError, read_task
 from bethink.verify.grade import KNOWN_GRADERS, GradeItem
@@ -53,7 +54,7 @@ class RowReader:
             raise RowError("no `grader`: add the column, or pass --grader")
         self.check_grader(name)
         return row, GradeItem(
-            answer=_answer(row) if name != "code" else str(row.get("answer") or ""),
+            answer=str(row.get("answer") or "") if name in ("code", NO_GRADER) else _answer(row),
             output=_column(row, "output", str),
             grader=name,
             meta=_meta(row, name),

@@ -93,6 +93,7 @@ def feedback(verdict: Verdict, checked: Checked) -> str:
         Outcome.NO_ANSWER: "no answer",
         Outcome.TRUNCATED: "cut before an answer",
         Outcome.GRADER_ERROR: "answer not graded",
+        Outcome.NOT_JUDGED: "answer not judged",
     }[verdict.outcome]
     if checked.wrong:
         first, others = checked.wrong[0], len(checked.wrong) - 1

@@ -20,10 +20,11 @@ from bethink.tasks.problem import Problem
 from bethink.train.metrics import read_metrics
 from bethink.train.prefer.config import PreferConfig
 from bethink.train.prefer.pairs import PairRenderer, read_pairs
-from bethink.train.prefer.reward import NAME, preference_on
+from bethink.train.prefer.reward import preference_on
 from bethink.train.prefer.run import run_prefer
-from bethink.train.prefer.saved import load_reward_model, read_settings
+from bethink.train.prefer.saved import load_reward_model
 from bethink.train.prefer.scores import Pair, ValueScorer, scores_of
+from bethink.train.prefer.settings import REWARD, read_settings
 from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.run import run_grpo
 from bethink.train.token_store import Sample
@@ -97,7 +98,7 @@ def test_it_is_a_reward_by_name(
 ) -> None:
     config = trained(make_prefer, tmp_path, fresh_seed, steps=2)
     tokenizer = ChatTokenizer.load(tiny_model_dir)
-    builders = {NAME: preference_on("cpu", tokenizer.hash)}
+    builders = {REWARD: preference_on("cpu", tokenizer.hash)}
     rewards = Rewards.of(f"accuracy=1,preference=0.5:model={config.product}", builders=builders)
     pair = tokenized(tiny_model_dir, pairs_file)[0]
     group = attempts([pair])
@@ -116,7 +117,7 @@ def test_it_is_a_reward_by_name(
     with pytest.raises(ModelError, match=r"not a reward model(.|\n)*reward_model"):
         Rewards.of(f"preference=1:model={config.output}", builders=builders)
     with pytest.raises(ConfigError, match="another tokenizer"):
-        Rewards.of(f"preference=1:model={config.product}", builders={NAME: preference_on("cpu", "another")})
+        Rewards.of(f"preference=1:model={config.product}", builders={REWARD: preference_on("cpu", "another")})
     texts = [Attempt(a.problem, a.mode, "7", a.parsed, a.verdict, 1, False, token_ids=(7,)) for a in group]
     with pytest.raises(BethinkError, match="token ids"):
         rewards.score(texts)

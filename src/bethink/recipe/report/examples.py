@@ -22,6 +22,7 @@ _WORDS = {
     "no_answer": "no answer",
     "truncated": "cut off",
     "grader_error": "not graded",
+    "not_judged": "not judged",
 }
 _LONGEST = 6_000
 

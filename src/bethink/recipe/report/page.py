@@ -120,6 +120,8 @@ def headline(story: Story) -> str:
     on, off = _row(story, last, "on"), _row(story, last, "off")
     best = on or off
     assert best is not None  # a model in `models` has a row
+    if best["accuracy"] is None:
+        return f"No answer of the {last} model was right or wrong: its problems have no grader, or the graders failed."
     text = f"The {last} model solves {percent(best['accuracy'])} of {best['n']} held-out problems with thinking {best['mode']}"
     if on and off:
         text += f", {percent(off['accuracy'])} with thinking off"
@@ -142,7 +144,7 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
     on, off = _row(story, last, "on"), _row(story, last, "off")
     shown = []
     for row in (on, off):
-        if row:
+        if row and row["accuracy"] is not None:
             interval = f"95 % interval {100 * row['low']:.1f} to {percent(row['high'])}"
             shown.append((percent(row["accuracy"]), f"{last}, thinking {row['mode']}", interval))
     if on and off and on["accuracy"] is not None and off["accuracy"] is not None:

@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 
 from bethink.core.numbers import decimal_text
+from bethink.tasks.problem import NO_GRADER
 
 Row = dict[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -42,6 +43,7 @@ class ColumnMapping:
     question: text, or a list of chat messages whose last user message is the question; choices: a list of texts (then `answer` is
     a letter, a 0-based index or the text of one of them); grader: one for all rows, or None to read the column "grader"; working: a text
     that comes to the answer. An answer's column that ends in `?` may be missing, null or empty: such a problem has no answer ("").
+    Where the grader is `none` no answer is read.
     """
 
     question: str = "question"
@@ -56,11 +58,13 @@ class ColumnMapping:
         own = text(row, self.id) if self.id else identifier(row, "id")
         column = self.answer.removesuffix("?")
         given = row.get(column)
-        unanswered = column != self.answer and (given is None or not str(given).strip())
+        judged = (self.grader or row.get("grader")) != NO_GRADER
+        unanswered = not judged or (column != self.answer and (given is None or not str(given).strip()))
         if self.choices:
             options = texts(row, self.choices)
             letter = "" if unanswered else letter_of(row, column, options)
             found = choice(question, options, letter, id=own)
+            found = found if judged else replace(found, grader=NO_GRADER)
         else:
             answer = "" if unanswered else text(row, column)
             found = Mapped(question, answer, self.grader or text(row, "grader"), own)

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from bethink.core.errors import BethinkError, ConfigError
+from bethink.models.load import best_dtype
+from bethink.models.locate import locate
+from bethink.models.weights import tensor_sizes
 from bethink.train.frame import default_capacity
-from bethink.train.prefer.saved import SETTINGS, load_reward_model, read_settings
+from bethink.train.prefer.saved import load_reward_model
 from bethink.train.prefer.scores import ValueScorer, scores_of
+from bethink.train.prefer.settings import SETTINGS, base_of, read_settings
 from bethink.train.token_store import Sample
 from bethink.verify.rewards.attempt import Attempt, Part, Reward
-
-NAME = "preference"
 
 
 def preference_on(device: str, tokenizer: str) -> Callable[..., Reward]:
@@ -67,6 +69,12 @@ class Preference:
     def files(self) -> tuple[Path, ...]:
         """What tells this reward model from another: its settings hold what its values are in training."""
         return (self.directory / SETTINGS,)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the reward model takes once it is loaded, its adapter merged."""
+        sizes = tensor_sizes(locate(base_of(self.directory)).directory)
+        return sum(count for count, _ in sizes.values()) * best_dtype(str(self.device)).itemsize
 
     @cached_property
     def _scorer(self) -> ValueScorer:

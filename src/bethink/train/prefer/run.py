@@ -45,8 +45,9 @@ from bethink.train.prefer.method import Order, PreferMethod, means, store_scores
 from bethink.train.prefer.pairs import PairRenderer, PairRow, read_pairs
 from bethink.train.prefer.plot import plot_preferences
 from bethink.train.prefer.preflight import Preflight
-from bethink.train.prefer.saved import RewardSettings, save_reward_model
+from bethink.train.prefer.saved import save_reward_model
 from bethink.train.prefer.scores import PolicyScorer, Scorer, ValueScorer
+from bethink.train.prefer.settings import RewardSettings
 from bethink.train.prefer.store import PairCensus, PairStore, build_pairs, kept_scores
 from bethink.train.prefer.value import RewardModel
 from bethink.train.prefer.verdicts import Count, pairs_of, read_answers

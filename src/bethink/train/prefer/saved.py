@@ -13,32 +13,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bethink.core.config import StrictModel, validate
-from bethink.core.errors import ConfigError, DataError, ModelError
-from bethink.core.files import read_object, write_json
+from bethink.core.errors import ModelError
+from bethink.core.files import write_json
 from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.models.lora import save_adapter
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
 from bethink.train.frame import Trained
+from bethink.train.prefer.settings import SETTINGS, RewardSettings, read_settings
 from bethink.train.prefer.value import RewardModel
 
-SETTINGS, HEAD = "reward_model.json", "value_head.safetensors"
-
-
-class RewardSettings(StrictModel):
-    """reward_model.json.
-
-    base: the model that the adapter belongs to; None where the directory holds the whole model. mean, std: of the values. tokenizer: the
-    hash of the tokenizer and template it was trained with (`ChatTokenizer.hash`). accuracy: the share of held-out pairs it orders right.
-    """
-
-    base: str | None
-    mean: float
-    std: float
-    tokenizer: str
-    accuracy: float | None = None
+HEAD = "value_head.safetensors"
 
 
 def save_reward_model(
@@ -52,21 +38,6 @@ def save_reward_model(
             save_adapter(trained.model, trained.lora, part, trained.base)
         save_file({"value": model.value.detach().cpu().float().contiguous()}, part / HEAD)
         write_json(part / SETTINGS, settings.model_dump(mode="json"))
-
-
-def read_settings(directory: Path) -> RewardSettings:
-    """What a reward model says of itself. Raises ModelError for a directory that holds none."""
-    path = directory / SETTINGS
-    if not path.is_file():
-        nested = directory / "reward_model"
-        fix = (
-            f"pass {nested}" if (nested / SETTINGS).is_file() else "train one: bethink prefer --reward-model"
-        )
-        raise ModelError(f"not a reward model: there is no {SETTINGS}", where=str(directory), fix=fix)
-    try:
-        return validate(RewardSettings, read_object(path), name=str(path))
-    except (ConfigError, DataError) as error:
-        raise ModelError(error.what, where=error.where, fix="train it again") from error
 
 
 def load_reward_model(

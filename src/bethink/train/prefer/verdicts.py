@@ -2,7 +2,7 @@
 
 Reads samples.jsonl as `bethink sample` and `bethink eval` write it. Within the answers to one problem in one mode, an answer that is right,
 whole and does what the toggle says is preferred to one that is wrong, cut at the token limit, right in a form the toggle forbids, or
-right at many more tokens. What no grader could judge is in no pair.
+right at many more tokens. What no grader judged is in no pair.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bethink.core.errors import DataError, TemplateError
 from bethink.core.files import read_jsonl
 from bethink.core.seeds import derive_seed
 from bethink.engine.api import FinishReason
-from bethink.verify.verdict import Outcome
+from bethink.verify.verdict import UNCOUNTED, Outcome
 
 Row = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def pairs_of(
     groups: dict[tuple[str, str, str], list[_Answer]] = {}
     for row in answers:
         count.answers += 1
-        if row["verdict"] == Outcome.GRADER_ERROR or row["finish_reason"] == FinishReason.CANCELLED:
+        if row["verdict"] in UNCOUNTED or row["finish_reason"] == FinishReason.CANCELLED:
             count.ungraded += 1
             continue
         texts = _texts(row, renderer)

@@ -11,6 +11,7 @@ from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
 from bethink.core.config import did_you_mean
 from bethink.tasks.sources import task_specs
 from bethink.train.config import TrainingConfig
+from bethink.train.prefer.settings import REWARD
 from bethink.train.rl.choices import (
     ALGORITHMS,
     Advantage,
@@ -21,6 +22,7 @@ from bethink.train.rl.choices import (
     Objective,
     Ratio,
 )
+from bethink.verify.rewards.compose import read_spec
 
 ModeShares = dict[Literal["on", "off", "both"], float]
 _CHOICES = (
@@ -169,6 +171,13 @@ class GRPOConfig(TrainingConfig):
         """Completions of a step, as many groups of them as the modes ask for."""
         groups = sum(share * (2 if mode == "both" else 1) for mode, share in self.modes.items())
         return round(self.problems_per_step * groups * self.group_size)
+
+    @property
+    def reward_model(self) -> Path | None:
+        """The reward model that the rewards ask for. Raises ConfigError for rewards that cannot be read."""
+        _, options = read_spec(self.rewards)
+        given = options.get(REWARD, {}).get("model")
+        return Path(given).expanduser() if given else None
 
     @property
     def model_spec(self) -> str:

@@ -37,7 +37,8 @@ class HeldOut:
 
     def evaluate(self, step: int) -> dict[str, Any]:
         """eval_on, eval_off: the share of problems solved, which is 0 for one that could not be graded; eval_compliance_on, …; where there
-        are several tasks also eval_on_level_0, …, in their order.
+        are several tasks also eval_on_level_0, …, in their order. Problems without a grader count for compliance alone, and a task of
+        such is no level.
         """
         asked = {
             f"{mode}/{level}/{number}": (mode, level, problem)
@@ -54,14 +55,17 @@ class HeldOut:
             obeyed: list[bool] = []
             for id_, (reply, verdict) in answers.items():
                 if asked[id_][0] is mode:
-                    solved[asked[id_][1]].append(float(verdict.correct))
+                    if verdict.judged:
+                        solved[asked[id_][1]].append(float(verdict.correct))
                     obeyed.append(compliant(reply.text, mode, self.dialogue.renderer.think, reply.opened))
-            row[f"eval_{mode}"] = round(fmean(value for level in solved for value in level), 6)
+            levels = [values for values in solved if values]
+            if levels:
+                row[f"eval_{mode}"] = round(fmean(value for level in levels for value in level), 6)
             row[f"eval_compliance_{mode}"] = round(fmean(obeyed), 6)
-            if len(solved) > 1:
+            if len(levels) > 1:
                 row |= {
                     f"eval_{mode}_level_{level}": round(fmean(values), 6)
-                    for level, values in enumerate(solved)
+                    for level, values in enumerate(levels)
                 }
         said = ", ".join(f"{name.removeprefix('eval_')} {value:.1%}" for name, value in row.items())
         note(f"step {step}, held out: {said}")

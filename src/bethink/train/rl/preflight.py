@@ -24,13 +24,13 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Shares of the first step's completions and groups; written to preflight.json."""
+    """Shares of the first step's completions and groups; written to preflight.json. solved: of those that are judged, None without any."""
 
     completions: int
     groups: int
     truncated: float
     no_signal: float
-    solved: float
+    solved: float | None
     ungraded: float
     ungraded_example: str
 
@@ -47,8 +47,9 @@ class FirstBatch:
             return
         found = survey(groups)
         write_json(self._directory / "preflight.json", asdict(found))
+        solved = "none judged" if found.solved is None else f"{found.solved:.0%} correct"
         note(
-            f"first rollouts: {found.solved:.0%} correct, {found.truncated:.0%} cut at the token limit, "
+            f"first rollouts: {solved}, {found.truncated:.0%} cut at the token limit, "
             f"{found.no_signal:.0%} of {found.groups} groups without signal, {found.ungraded:.0%} could not be graded"
         )
         self._check(found)
@@ -67,22 +68,26 @@ class FirstBatch:
                 fix="raise --max-tokens, or fine-tune the model to end its answers first; --allow-truncated SHARE with --resume goes on",
             )
         if found.no_signal > allowed.no_signal:
-            easy = found.solved > 0.5
             raise PreflightError(
                 f"{found.no_signal:.0%} of the first groups have no signal: all completions of a problem earned the same",
-                fix=(
-                    "the problems are too easy: take harder ones"
-                    if easy
-                    else "the problems are too hard: take easier ones, a larger --group-size, or a model that solves some of them"
-                )
-                + "; --allow-no-signal SHARE with --resume goes on",
+                fix=f"{_without_signal(found.solved)}; --allow-no-signal SHARE with --resume goes on",
             )
+
+
+def _without_signal(solved: float | None) -> str:
+    """What to do about groups without signal, by the share that was solved."""
+    if solved is None:
+        return "the rewards tell no completions apart: add one that does (preference), or raise --temperature"
+    if solved > 0.5:
+        return "the problems are too easy: take harder ones"
+    return "the problems are too hard: take easier ones, a larger --group-size, or a model that solves some of them"
 
 
 def survey(groups: Sequence[Group]) -> Found:
     """Count everything `FirstBatch` judges."""
     attempts = [rollout.attempt for group in groups for rollout in group.rollouts]
     ungraded = [attempt for attempt in attempts if attempt.verdict.outcome is Outcome.GRADER_ERROR]
+    judged = [attempt for attempt in attempts if attempt.verdict.judged]
     count = max(len(attempts), 1)
     example = ungraded[0] if ungraded else None
     return Found(
@@ -90,7 +95,7 @@ def survey(groups: Sequence[Group]) -> Found:
         groups=len(groups),
         truncated=sum(attempt.truncated for attempt in attempts) / count,
         no_signal=sum(not group.has_signal for group in groups) / max(len(groups), 1),
-        solved=sum(attempt.verdict.correct for attempt in attempts) / count,
+        solved=sum(attempt.verdict.correct for attempt in judged) / len(judged) if judged else None,
         ungraded=len(ungraded) / count,
         ungraded_example=f"{example.problem.id}: {example.verdict.detail}" if example else "",
     )

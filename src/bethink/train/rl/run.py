@@ -43,8 +43,8 @@ from bethink.train.frame import (
 )
 from bethink.train.loop import train
 from bethink.train.metrics import read_metrics
-from bethink.train.prefer.reward import NAME as PREFERENCE
 from bethink.train.prefer.reward import preference_on
+from bethink.train.prefer.settings import REWARD
 from bethink.train.problems import load_problems, write_problems
 from bethink.train.resume import resume_command
 from bethink.train.rl.config import GRPOConfig
@@ -56,6 +56,7 @@ from bethink.train.rl.plot import plot_run
 from bethink.train.rl.preflight import FirstBatch, Thresholds
 from bethink.train.rl.reference import Reference
 from bethink.train.rl.rollouts import Graders, Sampler
+from bethink.train.rl.unjudged import require_graders, require_rewards
 from bethink.train.rl.watch import Watch
 from bethink.train.rollout_page import write_rollout_page
 from bethink.verify.code.pool import require_sandbox, sandboxes_for, shared_sandboxes
@@ -73,7 +74,7 @@ def run_grpo(config: GRPOConfig) -> TrainResult:
     located = config.located()
     device = torch.device(resolve_device(config.device))
     tokenizer = ChatTokenizer.load(located.directory)
-    built = {PREFERENCE: preference_on(str(device), tokenizer.hash)}
+    built = {REWARD: preference_on(str(device), tokenizer.hash)}
     rewards = Rewards.of(config.rewards, builders=built, max_tokens=config.max_tokens)
     rates = config.pass_rates
     files = {**rewards.files, **({"pass_rates": (rates,)} if rates is not None and rates.is_file() else {})}
@@ -83,6 +84,7 @@ def run_grpo(config: GRPOConfig) -> TrainResult:
 
 def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards: Rewards) -> TrainResult:
     problems, curriculum = _curriculum(config)
+    require_rewards(problems, rewards)
     if any(problem.grader == "code" for problem in problems):
         require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     held_out: list[list[Problem]] = []
@@ -97,8 +99,13 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     trained = load_on(config, located, device)
     prove_head(trained.model)
     capacity = capacity_of(config, device)
-    beside = Reference.bytes_of(trained.model) if config.objective.kl else 0
-    fit(config, trained.model, max(capacity, config.max_tokens), beside=beside)
+    reference = Reference.bytes_of(trained.model) if config.objective.kl else 0
+    fit(
+        config,
+        trained.model,
+        max(capacity, config.max_tokens),
+        beside=reference + rewards.weight_bytes,
+    )
     try:
         with (
             WorkerPool(config.workers) as pool,
@@ -196,6 +203,7 @@ def _curriculum(config: GRPOConfig) -> tuple[list[Problem], Curriculum]:
     """The problems of the run, and what draws from them."""
     problems, levels = _problems(config)
     if config.curriculum == "mastery":
+        require_graders(problems, levels)
         threshold, fall_back = config.mastery_threshold, config.mastery_fall_back
         return problems, Mastery(levels, config.seed, threshold, fall_back)
     if config.pass_rates is not None:

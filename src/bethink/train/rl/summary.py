@@ -32,6 +32,7 @@ def summarize(sampled: Sequence[Group], learned: Sequence[Group], sums: Counter[
         "without_signal": sum(not group.has_signal for group in sampled),
         "learned_groups": sum(group.has_signal for group in learned),
         "masked": len(rollouts) - len(counted),
+        "not_judged": sum(not rollout.attempt.verdict.judged for rollout in rollouts),
         "truncated": _mean(rollout.attempt.truncated for rollout in rollouts),
         "tokens": sum(tokens),
         "completion_tokens_mean": _mean(tokens),
@@ -50,9 +51,9 @@ def summarize(sampled: Sequence[Group], learned: Sequence[Group], sums: Counter[
     }
     if "kl" in sums:
         row["kl"] = round(sums["kl"] / learned_tokens, 8)
-    for name in rollouts[0].scored.parts if rollouts else ():
+    for name in dict.fromkeys(name for rollout in rollouts for name in rollout.scored.parts):
         row[f"reward/{name}"] = _mean(
-            value for rollout in rollouts if (value := rollout.scored.parts[name]) is not None
+            value for rollout in rollouts if (value := rollout.scored.parts.get(name)) is not None
         )
     for mode in Mode:
         row |= _of_mode(mode, [rollout for rollout in rollouts if rollout.attempt.mode is mode])

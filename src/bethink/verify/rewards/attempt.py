@@ -59,10 +59,13 @@ class Part:
     note: str = ""
 
 
-Reward = Callable[[Sequence[Attempt]], Sequence[Part]]
-"""The attempts of one group (one problem in one mode) → a part for each, in their order."""
+Reward = Callable[[Sequence[Attempt]], Sequence[Part | None]]
+"""The attempts of one group (one problem in one mode) → a part for each, in their order.
+
+None: it has no part in the attempt's reward, as accuracy in one that is not judged; the attempt's other rewards count as ever.
+"""
 
 
-def each(judge: Callable[[Attempt], Part]) -> Reward:
+def each(judge: Callable[[Attempt], Part | None]) -> Reward:
     """The reward that looks at every attempt by itself."""
     return lambda group: [judge(attempt) for attempt in group]

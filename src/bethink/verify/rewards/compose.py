@@ -36,13 +36,16 @@ KNOWN: dict[str, Callable[..., Reward]] = {
 }
 """Name → what builds the reward from its options, the builder's keyword arguments."""
 
+OF_VERDICTS = frozenset({"accuracy", "efficiency"})
+"""Rewards that have no part in a completion that is not judged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """What one completion earned.
 
-    total:   the sum of the parts, each times its weight; None: masked, because a part could not be judged.
-    parts:   every reward's own value by name, without its weight.
+    total:   the sum of the parts, each times its weight; None: masked, because a part could not be judged, or no reward has a part in it.
+    parts:   every reward's own value by name, without its weight; without those that have no part in it.
     credits: what stretches of the completion earned beside the total, times the weight of the reward that gave it.
     notes:   what the rewards say, for people.
     """
@@ -90,7 +93,7 @@ class Rewards:
         weights: Mapping[str, float] = spec if isinstance(spec, Mapping) else {}
         told: dict[str, dict[str, Any]] = {name: {} for name in weights}
         if isinstance(spec, str):
-            weights, told = _read_spec(spec)
+            weights, told = read_spec(spec)
         if not weights:
             raise ConfigError("no reward is named", fix='write for example "accuracy=1,format=0.5"')
         known = {**KNOWN, **(builders or {})}
@@ -127,34 +130,42 @@ class Rewards:
         found = {term.name: tuple(getattr(term.reward, "files", ())) for term in self._terms}
         return {name: paths for name, paths in found.items() if paths}
 
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the rewards' own models (in `weight_bytes`) take on the device."""
+        return sum(getattr(term.reward, "weight_bytes", 0) for term in self._terms)
+
     def score(self, group: Sequence[Attempt]) -> list[Scored]:
         """What each attempt of one group (one problem in one mode) earned. Raises BethinkError for a reward that gives no such thing."""
         columns = [self._parts(term, group) for term in self._terms]
         return [self._sum([column[i] for column in columns]) for i in range(len(group))]
 
-    def _parts(self, term: _Term, group: Sequence[Attempt]) -> Sequence[Part]:
+    def _parts(self, term: _Term, group: Sequence[Attempt]) -> Sequence[Part | None]:
         parts = term.reward(group)
         if len(parts) != len(group):
             raise BethinkError(
                 f"the reward `{term.name}` gave {len(parts)} values for {len(group)} completions"
             )
         for attempt, part in zip(group, parts, strict=True):
-            if part.value is not None and not math.isfinite(part.value):
+            if part is not None and part.value is not None and not math.isfinite(part.value):
                 raise BethinkError(
                     f"the reward `{term.name}` gave {part.value}", where=f"problem {attempt.problem.id!r}"
                 )
         return parts
 
-    def _sum(self, parts: Sequence[Part]) -> Scored:
-        total: float | None = 0.0
+    def _sum(self, parts: Sequence[Part | None]) -> Scored:
+        said = [(term, part) for term, part in zip(self._terms, parts, strict=True) if part is not None]
+        # Where all that is weighed has no part there is nothing to learn from.
+        weighed = any(term.weight for term, _ in said) or not any(self.weights.values())
+        total: float | None = 0.0 if weighed else None
         credits: list[Credit] = []
-        for term, part in zip(self._terms, parts, strict=True):
+        for term, part in said:
             if not term.weight:
                 continue
             total = None if total is None or part.value is None else total + term.weight * part.value
             credits += (Credit(each.start, each.end, term.weight * each.value) for each in part.credits)
-        values = {term.name: part.value for term, part in zip(self._terms, parts, strict=True)}
-        notes = tuple(part.note for part in parts if part.note)
+        values = {term.name: part.value for term, part in said}
+        notes = tuple(part.note for _, part in said if part.note)
         return Scored(total, values, () if total is None else tuple(credits), notes)
 
 
@@ -171,8 +182,11 @@ def _known(name: str, builders: Mapping[str, Callable[..., Reward]]) -> None:
     raise ConfigError(f"unknown reward `{name}`", fix=did_you_mean(name, builders, known))
 
 
-def _read_spec(spec: str) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """ "name=weight:option=value:…,…" → the weights and the options, as texts, by name. A name alone has the weight 1."""
+def read_spec(spec: str) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """ "name=weight:option=value:…,…" → the weights and the options, as texts, by name. A name alone has the weight 1.
+
+    Raises ConfigError for what is written so that it says nothing; names and options are not looked at.
+    """
     weights: dict[str, float] = {}
     options: dict[str, dict[str, Any]] = {}
     for item in filter(None, (part.strip() for part in spec.split(","))):

@@ -8,13 +8,15 @@ from bethink.verify.rewards.attempt import Attempt, Part, Reward, each
 
 
 def accuracy(*, partial: bool = False) -> Reward:
-    """1 for a right answer, 0 for any other completion, None where the grader failed.
+    """1 for a right answer, 0 for any other completion, None where the grader failed; no part where the problem has no grader.
 
     Whatever grader the problem names, code included. partial: the grader's own measure in [0, 1] where it has one.
     """
 
-    def judge(attempt: Attempt) -> Part:
+    def judge(attempt: Attempt) -> Part | None:
         verdict = attempt.verdict
+        if not verdict.judged:
+            return None
         if not verdict.counts:
             return Part(None, note=f"not graded: {verdict.detail}")
         if verdict.correct:
