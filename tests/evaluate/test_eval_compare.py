@@ -202,3 +202,9 @@ def test_flips_keep_their_lines(tmp_path, capsys):
     assert len(shown) == 8
     assert shown[0].startswith("A: … 1 + ")
     assert shown[-1].strip() == "It is 20."
+
+
+def test_what_nothing_judged_is_compared_with_nothing(tmp_path):
+    a = evaluation(tmp_path / "a", {f"p{n}": ["not_judged"] for n in range(3)})
+    with pytest.raises(DataError, match="no completions of problems with a grader"):
+        compare(config(a, a))

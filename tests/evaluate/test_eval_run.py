@@ -1,5 +1,6 @@
 """Evaluating end to end on a tiny random model: the same bytes however often it is killed, and numbers that are what they say."""
 
+import io
 import json
 import os
 import signal
@@ -10,10 +11,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rich.console import Console
 
 from bethink.core.console import Progress
 from bethink.core.errors import ConfigError, ModelError, OutputError
 from bethink.core.files import read_jsonl
+from bethink.evaluate.compare import CompareConfig, run_compare
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.draw import _Desk
 from bethink.evaluate.plan import make_plan
@@ -334,3 +337,29 @@ def test_modes_and_tasks_are_read_as_people_write_them():
     assert [str(mode) for mode in config.modes] == ["on", "off"]
     assert config.tasks == ("gcd", "chain_sum:min_terms=2,max_terms=3")
     assert [str(mode) for mode in EvalConfig(**options("m", "out", modes="off, on")).modes] == ["off", "on"]
+
+
+def test_a_task_without_a_grader_has_lengths_and_no_accuracy(tiny_model_dir, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Write about {n} birds."}) + "\n" for n in range(3)))
+    tasks = [TASK, f"{prompts}:question=prompt,grader=none"]
+    found = run_eval(
+        EvalConfig(**options(tiny_model_dir, tmp_path / "out", tasks=tasks, size=3, modes="off"))
+    )
+    rows = {row["task"]: row for row in found.rows}
+    assert {task: (row["n"], row["not_judged"], row["grader_errors"]) for task, row in rows.items()} == {
+        "chain_sum": (3, 0, 0),
+        "prompts": (0, 3, 0),
+        "all": (3, 3, 0),
+    }
+    assert rows["prompts"]["accuracy"] is None
+    assert rows["all"]["accuracy"] == rows["chain_sum"]["accuracy"]
+    assert rows["prompts"]["answer_tokens"] > 0
+    assert rows["prompts"]["compliance"] is not None
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(results_table(found.rows))
+    assert "3 completions are of problems without a grader" in console.export_text()
+
+    both = CompareConfig(a=tmp_path / "out", b=tmp_path / "out")
+    (one,) = run_compare(both).comparisons
+    assert (one.task, one.problems, one.skipped) == ("chain_sum", 3, 0)

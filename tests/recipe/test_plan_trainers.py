@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,19 @@ def test_rows_of_one_mode_are_half_as_many(tmp_path: Path) -> None:
     stage = "{name: a, uses: synthesize, with: {problems: 30, defects: 0%s}}"
     assert line(tmp_path, stage % "").rows == 60
     assert line(tmp_path, stage % ", modes: [on]").rows == 30
+
+
+def test_a_reward_model_takes_its_place_beside_the_policy(tmp_path: Path, tiny_model_dir: Path) -> None:
+    grpo = "{name: b, uses: grpo, with: {model: m, tasks: chain_sum, full: true, max_tokens: 512, rewards: '%s'}}"
+    judge = "{name: a, uses: prefer, with: {model: m, data: d, steps: 10, batch_size: 20, reward_model: true}}\n  - "
+    rules, judged = (
+        line(tmp_path, judge + grpo % text) for text in ("accuracy=1", "preference=1:model=${stages.a}")
+    )
+    weights = 2 * (20 * 2048 * (2 * 2048 + 2 * 512 + 3 * 5632) + 2 * 32000 * 2048)
+    assert judged.memory - rules.memory == pytest.approx(weights, rel=1e-3)
+    assert line(tmp_path, grpo % "preference=1:model=not/here").memory is None
+
+    settings = {"base": str(tiny_model_dir), "mean": 0, "std": 1, "tokenizer": "t"}
+    (tmp_path / "reward_model.json").write_text(json.dumps(settings))
+    there = line(tmp_path, grpo % f"preference=1:model={tmp_path}").memory
+    assert rules.memory < there < judged.memory, "a small one"

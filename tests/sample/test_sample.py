@@ -44,6 +44,7 @@ def sieve(*answers: dict[str, Any], **options: Any) -> Sieve:
     [
         ("wrong", answer(verdict="wrong"), {"any_verdict": True}),
         ("no_answer", answer(verdict="no_answer"), {"any_verdict": True}),
+        ("not_judged", answer(verdict="not_judged"), {"any_verdict": True}),
         ("ungraded", answer(verdict="grader_error"), None),
         ("truncated", answer(finish_reason="length"), None),
         ("form", answer(compliant=False), None),
@@ -84,7 +85,11 @@ def test_pairs_are_whole_or_left_out() -> None:
 
 def test_pass_rates_count_what_could_be_graded() -> None:
     rows = [answer(), answer(verdict="wrong"), answer(verdict="truncated"), answer(verdict="grader_error")]
-    rows += [answer(mode="off"), answer(id="p2", verdict="grader_error")]
+    rows += [
+        answer(mode="off"),
+        answer(id="p2", verdict="grader_error"),
+        answer(id="p3", verdict="not_judged"),
+    ]
     (rate,) = pass_rates(rows)
     assert rate["pass_rate"] == 0.5
     assert rate["pass_rate_on"] == pytest.approx(1 / 3, abs=1e-6)

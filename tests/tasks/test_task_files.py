@@ -474,3 +474,25 @@ def test_the_prompted_variant_asks_for_work_and_changes_nothing_else(tmp_path):
     assert "\\boxed{" in asked.question
     assert (asked.id, asked.answer, asked.grader) == (problem.id, problem.answer, problem.grader)
     assert "\\boxed" not in problem.question
+
+
+def test_questions_alone_are_problems_without_a_grader(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "Write a poem."}\n{"prompt": "And another.", "answer": ["no text"]}\n')
+    problems = load_problems(path, "question=prompt,grader=none").problems
+    assert [(p.question, p.answer, p.grader, p.judged) for p in problems] == [
+        ("Write a poem.", "", "none", False),
+        ("And another.", "", "none", False),
+    ]
+    assert [prompted(p) for p in problems] == list(problems), "nobody looks for an answer in a box"
+
+    path.write_text(
+        '{"question": "2 + 2?", "answer": 4, "grader": "numeric"}\n{"question": "Why?", "grader": "none"}\n'
+    )
+    assert [p.judged for p in load_problems(path, "plain")] == [True, False]
+    path.write_text('{"question": "Which?", "choices": ["x", "y"]}\n')
+    (which,) = load_problems(path, "question=question,choices=choices,grader=none")
+    assert (which.judged, which.question) == (False, "Which?\n\nA. x\nB. y")
+    path.write_text('{"question": "Why?"}\n')
+    with pytest.raises(DataError, match="answer"):
+        load_problems(path, "question=question,grader=exact")

@@ -281,3 +281,14 @@ def test_a_text_cut_in_the_middle_says_how_much_is_missing() -> None:
     assert cut.endswith(text[-50:])
     assert f"{len(text) - 100:,} characters not shown" in cut
     assert shortened(text, len(text)) == text
+
+
+def test_what_is_not_judged_is_in_no_share_of_right_answers(tmp_path: Path) -> None:
+    open_one = row(problem="prompt-1", outcome="not_judged", answer="", extracted=None)
+    page = make(tmp_path, [row(), row(index=1, outcome="wrong"), open_one])
+    assert "1 of 2 right" in page.shown
+    assert "not judged, mean reward" in page.shown
+    assert "50 % right" in page.shown
+    assert page.shown.count("Reference answer") == 1
+    alone = make(tmp_path, [open_one])
+    assert "right" not in alone.shown.replace("answer right", "")

@@ -353,3 +353,18 @@ def test_an_input_that_cannot_be_read_is_one_clear_error(source: Path, tmp_path:
         with pytest.raises(DataError, match="cannot be read: permission denied"):
             grade_file(source, tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_row_without_a_grader_is_neither_right_nor_wrong(command: typer.Typer, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"output": "Roses are red.", "grader": "none"},
+        {"output": "<think>hm", "grader": "none", "truncated": True, "answer": None},
+        ROWS[0],
+    ]
+    source, output = write(tmp_path / "in.jsonl", encoded(rows)), tmp_path / "graded.jsonl"
+    shown = CliRunner().invoke(command, ["--input", str(source), "--output", str(output)])
+    assert shown.exit_code == 0, shown.output
+    assert [row["verdict"] for row in read(output)] == ["not_judged", "not_judged", "correct"]
+    assert "not judged" in shown.output
+    (line,) = [line for line in shown.output.splitlines() if line.startswith("none")]
+    assert line.split()[:3] == ["none", "2", "-"]

@@ -78,14 +78,16 @@ def _print(summary: Summary) -> None:
     from rich.table import Table
 
     from bethink.core.console import out
-    from bethink.verify.verdict import Outcome
+    from bethink.verify.verdict import UNCOUNTED, Outcome
 
+    found = set().union(*summary.outcomes.values())
+    shown = [outcome for outcome in Outcome if outcome is not Outcome.NOT_JUDGED or outcome in found]
     table = Table(box=None, pad_edge=False)
     table.add_column("grader", min_width=max(map(len, summary.outcomes), default=0))
-    for title in ("rows", "accuracy", *(outcome.value.replace("_", " ") for outcome in Outcome)):
+    for title in ("rows", "accuracy", *(outcome.value.replace("_", " ") for outcome in shown)):
         table.add_column(title, justify="right")
     for name, counts in sorted(summary.outcomes.items()):
-        judged = counts.total() - counts[Outcome.GRADER_ERROR]
+        judged = counts.total() - sum(counts[outcome] for outcome in UNCOUNTED)
         accuracy = f"{counts[Outcome.CORRECT] / judged:.1%}" if judged else "-"
-        table.add_row(name, f"{counts.total():,}", accuracy, *(f"{counts[outcome]:,}" for outcome in Outcome))
+        table.add_row(name, f"{counts.total():,}", accuracy, *(f"{counts[outcome]:,}" for outcome in shown))
     out.print(table)

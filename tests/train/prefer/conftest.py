@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from bethink.train.prefer.config import PreferConfig
+from bethink.train.prefer.run import run_prefer
+
+Make = Callable[..., PreferConfig]
 
 
 def digit_pairs(count: int, seed: int) -> list[dict[str, str]]:
@@ -38,6 +41,15 @@ def write_pairs(path: Path, rows: list[dict[str, Any]]) -> Path:
     """The rows as a JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def trained(make_prefer: Make, tmp_path: Path, seed: int, **changes: object) -> PreferConfig:
+    """The settings of a reward model that has learned the rule; its directory is their product."""
+    data = write_pairs(tmp_path / "many.jsonl", digit_pairs(400, seed))
+    settings = {"steps": 60, "batch_size": 16, "rank": 8, "lr": 1e-2, "seed": seed, "eval_every": 60}
+    config = make_prefer(reward_model=True, data=data, **{**settings, **changes})
+    run_prefer(config)
+    return config
 
 
 @pytest.fixture(autouse=True)

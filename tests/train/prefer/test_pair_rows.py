@@ -126,6 +126,7 @@ def test_right_and_short_is_preferred_to_wrong_or_long(renderer: Renderer) -> No
         answer("1", "right, at length", thinking_tokens=5),
         answer("1", "wrong", "wrong"),
         answer("1", "ungraded", "grader_error"),
+        answer("1", "unjudged", "not_judged"),
         answer("2", "right", compliant=False),
         answer("2", "good"),
         answer("2", "hardly longer", answer_tokens=14),
@@ -144,7 +145,7 @@ def test_right_and_short_is_preferred_to_wrong_or_long(renderer: Renderer) -> No
         ("right", "wrong", "wrong"),
         ("right, at length", "wrong", "wrong"),
     ]
-    assert (count.answers, count.ungraded, count.problems, count.with_pairs) == (12, 1, 6, 3)
+    assert (count.answers, count.ungraded, count.problems, count.with_pairs) == (13, 2, 6, 3)
     assert count.pairs == {"wrong": 2, "long": 1, "form": 2, "truncated": 1}
     assert len(made(rows, renderer, longer=1.3)[0]) == 7
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -18,10 +17,8 @@ from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.errors import BethinkError, ConfigError, ModelError, OutputError
 from bethink.tasks.problem import Problem
 from bethink.train.metrics import read_metrics
-from bethink.train.prefer.config import PreferConfig
 from bethink.train.prefer.pairs import PairRenderer, read_pairs
 from bethink.train.prefer.reward import preference_on
-from bethink.train.prefer.run import run_prefer
 from bethink.train.prefer.saved import load_reward_model
 from bethink.train.prefer.scores import Pair, ValueScorer, scores_of
 from bethink.train.prefer.settings import REWARD, read_settings
@@ -31,9 +28,8 @@ from bethink.train.token_store import Sample
 from bethink.verify.rewards.attempt import Attempt
 from bethink.verify.rewards.compose import Rewards
 from bethink.verify.verdict import Outcome, Verdict
-from train.prefer.conftest import digit_pairs, write_pairs
+from train.prefer.conftest import Make, digit_pairs, trained, write_pairs
 
-Make = Callable[..., PreferConfig]
 CPU = torch.device("cpu")
 
 
@@ -48,14 +44,6 @@ def tokenized(model: Path, rows: Path) -> list[Pair]:
         )
         pairs.append((Sample(prompt, chosen, row.mode), Sample(prompt, rejected, row.mode)))
     return pairs
-
-
-def trained(make_prefer: Make, tmp_path: Path, seed: int, **changes: object) -> PreferConfig:
-    data = write_pairs(tmp_path / "many.jsonl", digit_pairs(400, seed))
-    settings = {"steps": 60, "batch_size": 16, "rank": 8, "lr": 1e-2, "seed": seed, "eval_every": 60}
-    config = make_prefer(reward_model=True, data=data, **{**settings, **changes})
-    run_prefer(config)
-    return config
 
 
 @pytest.mark.parametrize("full", [False, True])

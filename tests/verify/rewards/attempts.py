@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bethink.chat.parse import compose, parse
 from bethink.chat.toggle import Mode
-from bethink.tasks.problem import Problem
+from bethink.tasks.problem import NO_GRADER, Problem
 from bethink.verify.grade import grade
 from bethink.verify.rewards.attempt import Attempt
 from bethink.verify.verdict import Outcome, Verdict
@@ -44,6 +46,13 @@ def ungraded(thinking: str = "12 + 7 = 19") -> Attempt:
     problem = Problem("p2", "sums", PROBLEM.messages, "no number", "numeric")
     made = attempt(thinking, problem=problem)
     assert made.verdict.outcome is Outcome.GRADER_ERROR
+    return made
+
+
+def unjudged(thinking: str | None = "12 + 7 = 19", **given: Any) -> Attempt:
+    """An attempt at a problem that has no grader."""
+    made = attempt(thinking, problem=Problem("p3", "prompts", PROBLEM.messages, "", NO_GRADER), **given)
+    assert made.verdict.outcome is Outcome.NOT_JUDGED
     return made
 
 

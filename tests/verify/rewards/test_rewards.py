@@ -13,7 +13,7 @@ from bethink.chat.parse import compose
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode
 from bethink.core.errors import ConfigError
 from bethink.tasks.problem import Problem
-from bethink.verify.rewards.attempt import Attempt, Reward
+from bethink.verify.rewards.attempt import Attempt, Part, Reward
 from bethink.verify.rewards.compose import Rewards
 from bethink.verify.rewards.consistency import language
 from bethink.verify.rewards.lengths import efficiency, length, overlong
@@ -21,11 +21,13 @@ from bethink.verify.rewards.outcome import accuracy, form
 from bethink.verify.rewards.repetition import repetition
 from bethink.verify.rewards.stepwise import steps
 from bethink.verify.verdict import Outcome, Verdict
-from verify.rewards.attempts import WRONG, attempt, ungraded
+from verify.rewards.attempts import WRONG, attempt, ungraded, unjudged
 
 
 def values(reward: Reward, *group: Attempt) -> list[float | None]:
-    return [part.value for part in reward(group)]
+    parts = reward(group)
+    assert all(parts)
+    return [part.value for part in parts if part]
 
 
 def test_accuracy_pays_right_answers_and_masks_what_was_not_graded() -> None:
@@ -230,3 +232,36 @@ def test_whatever_earns_a_reward_only_an_answer_that_is_right_earns_the_most() -
     best, *others = (scored.total for scored in rewards.score([honest, *cheats]))
     assert best is not None
     assert all(other is not None and other < best for other in others)
+
+
+def test_what_has_no_grader_has_no_part_of_accuracy_and_no_gain_by_length() -> None:
+    short, middle, long = (unjudged(tokens=tokens) for tokens in (10, 20, 30))
+    assert accuracy()([short, unjudged(text=f"{OPEN}\nwithout end", truncated=True)]) == [None, None]
+    assert efficiency()([short, long]) == [None, None]
+    assert values(length(), short, middle, long) == [0.0, 0.0, -0.5]
+    assert values(form(), short, unjudged(None)) == [1.0, 1.0]
+    assert values(steps(), unjudged("12 + 7 = 18")) == [-1.0]
+    assert "not judged" in steps()([short])[0].note
+
+
+def test_the_other_rewards_of_what_has_no_grader_are_summed_and_nothing_is_masked_for_it() -> None:
+    rewards = Rewards.of("accuracy=1,format=0.5,repetition=0")
+    judged, wrong = rewards.score([attempt("hm"), attempt("hm", WRONG)])
+    assert (judged.total, wrong.total) == (1.5, 0.5)
+    formed, loose = rewards.score([unjudged(), unjudged(text="19", mode=Mode.ON)])
+    assert (formed.total, loose.total) == (0.5, 0.0)
+    assert set(formed.parts) == {"format", "repetition"}
+    assert not formed.notes
+    (masked,) = rewards.score([ungraded()])
+    assert masked.total is None
+    assert masked.parts["accuracy"] is None
+
+
+def test_where_all_that_is_weighed_needs_a_grader_there_is_no_reward_rather_than_a_zero() -> None:
+    for spec in ("accuracy=1", "accuracy=1,efficiency=0.5,format=0"):
+        (scored,) = Rewards.of(spec).score([unjudged()])
+        assert scored.total is None
+    (broken,) = Rewards([("accuracy", 1.0, accuracy()), ("own", 1.0, lambda group: [Part(None)])]).score(
+        [unjudged()]
+    )
+    assert broken.total is None, "a failure of ours still masks"
