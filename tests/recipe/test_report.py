@@ -171,6 +171,19 @@ def test_files_that_were_being_written_give_a_page(road: Path, tmp_path: Path, k
     assert "not finished" in Page(write_report(run_dir).read_text(encoding="utf-8")).shown
 
 
+def test_where_nothing_was_judged_no_share_is_claimed(road: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(road, run_dir)
+    for results in (run_dir / "results.json", *run_dir.glob("*/results.json")):
+        found = json.loads(results.read_text())
+        found["rows"] = [{**row, "n": 0, "accuracy": None, "low": 0.0, "high": 1.0} for row in found["rows"]]
+        results.write_text(json.dumps(found))
+    shown = Page(write_report(run_dir).read_text(encoding="utf-8")).shown
+    assert "its problems have no grader" in shown
+    assert "solves" not in shown
+    assert "0.0 % – 100.0 %" not in shown
+
+
 def test_a_half_finished_run_has_a_page_too(road: Path, tmp_path: Path) -> None:
     manifest = json.loads((road / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

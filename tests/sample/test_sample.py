@@ -161,3 +161,25 @@ def test_curate_reads_the_rows(tiny_model_dir: Path, tmp_path: Path) -> None:
 def test_prices_and_bad_options_are_checked() -> None:
     with pytest.raises((ConfigError, ValueError), match="prefer"):
         SampleConfig(output=Path("o"), tasks=("a.jsonl:gsm8k",), model="m", prefer="longest")  # type: ignore[arg-type]
+
+
+def test_answers_to_what_has_no_grader_are_rows_where_any_verdict_will_do(
+    config: SampleConfig, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What rhymes with {n}?"}) + "\n" for n in range(2)))
+    asked = config.model_copy(update={"tasks": (f"{prompts}:question=prompt,grader=none",), "language": 0.0})
+    assert set(run_sample(asked)["left_out"]) <= {"not_judged", "truncated"}
+
+    # As a model would have answered that ends its answers.
+    samples = asked.output / "answers" / "samples.jsonl"
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    ended = {"output": "With many words.", "finish_reason": "stop", "compliant": True}
+    samples.write_text("".join(json.dumps({**row, **ended}) + "\n" for row in rows))
+    again = asked.model_copy(update={"resume": True})
+    assert run_sample(again)["left_out"] == {"not_judged": len(rows)}
+    summary = run_sample(again.model_copy(update={"any_verdict": True}))
+    assert summary["rows"] == {"off": 2}
+    written = [json.loads(line) for line in (asked.output / "rows.jsonl").read_text().splitlines()]
+    assert [row["pass_rate"] for row in written] == [None, None]
+    assert (asked.output / "pass_rates.jsonl").read_text() == ""

@@ -21,7 +21,7 @@ def grade(
     grader: Annotated[
         str | None,
         typer.Option(
-            help="For rows without a grader: math, choice, exact, numeric, code or a reasoning-gym generator."
+            help="For rows without a grader: math, choice, exact, numeric, code, none or a reasoning-gym generator."
         ),
     ] = None,
     workers: Annotated[
