@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -233,6 +234,40 @@ def test_the_first_rollouts_stop_a_run_that_would_be_wasted(make_grpo: Make, tmp
         run_grpo(make_grpo(rewards="accuracy=1", allow_no_signal=0.9, output=tmp_path / "hard"))
     stopped = make_grpo(rewards="accuracy=1", allow_no_signal=1.0, output=tmp_path / "hard", resume=True)
     assert run_grpo(stopped).steps == 3, "the flag and --resume let it through"
+
+
+def test_half_a_line_left_by_a_killed_process_is_no_hindrance(make_grpo: Make) -> None:
+    config = make_grpo(checkpoint_every=2)
+    run_grpo(config)
+    metrics = config.output / "metrics.jsonl"
+    whole = metrics.read_text()
+    shutil.rmtree(config.product)
+    shutil.rmtree(config.output / "checkpoints" / "step-00000003")
+    metrics.write_text(whole[:-20])
+    assert run_grpo(make_grpo(checkpoint_every=2, resume=True)).steps == 3
+    after = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for row, before in zip(after, map(json.loads, whole.splitlines()), strict=True):
+        assert {k: v for k, v in row.items() if k not in TIMING} == {
+            k: v for k, v in before.items() if k not in TIMING
+        }
+
+
+def test_programs_asked_only_while_it_learns_need_a_sandbox_too(
+    make_grpo: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no bubblewrap
+    rows = [
+        {"task_id": n, "text": f"Add {n}.", "code": "", "test_list": [f"assert f(1) == {n}"]}
+        for n in range(9)
+    ]
+    file = tmp_path / "programs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"eval_every": 1, "eval_size": 2, "eval_tasks": f"{file}:mbpp,held_out=0.5", "steps": 1}
+    config = make_grpo(**asked, output=tmp_path / "refused")
+    with pytest.raises(PreflightError, match="--unsafe-code"):
+        run_grpo(config)
+    assert not (config.output / "rollouts.jsonl").exists()
+    assert run_grpo(make_grpo(**asked, unsafe_code=True)).last["eval_on"] == 0
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")

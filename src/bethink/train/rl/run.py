@@ -83,12 +83,13 @@ def run_grpo(config: GRPOConfig) -> TrainResult:
 
 def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards: Rewards) -> TrainResult:
     problems, curriculum = _curriculum(config)
-    if any(problem.grader == "code" for problem in problems):
-        require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     held_out: list[list[Problem]] = []
     if config.eval_every:
-        asked = config.eval_tasks or config.tasks
-        held_out = held_out_problems(asked, config.eval_size, config.seed, problems)
+        tasks = config.eval_tasks or config.tasks
+        held_out = held_out_problems(tasks, config.eval_size, config.seed, problems)
+    asked = [*problems, *(problem for level in held_out for problem in level)]
+    if any(problem.grader == "code" for problem in asked):
+        require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     write_problems(problems, config.output)
     if config.prompted:
         problems = [prompted(problem) for problem in problems]
@@ -102,7 +103,7 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     try:
         with (
             WorkerPool(config.workers) as pool,
-            sandboxes_for(problems, config.workers, unsafe=config.unsafe_code) as sandboxes,
+            sandboxes_for(asked, config.workers, unsafe=config.unsafe_code) as sandboxes,
         ):
             graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(
