@@ -152,8 +152,58 @@ def test_a_reference_that_follows_starts_at_no_divergence_again(
     config = make_grpo(kl=0.1, kl_place=place, reference_every=2, steps=5, lr=1e-2, output=tmp_path / place)
     run_grpo(config)
     rows = read_metrics(config.output / "metrics.jsonl")
-    if place == "loss":
-        assert [row["kl"] < 1e-9 for row in rows] == [True, False, True, False, True]
+    assert [row["kl"] < 1e-9 for row in rows] == [True, False, True, False, True]
+    assert all(("kl_penalty" in row) == (place == "reward") for row in rows)
+
+
+def test_a_kl_term_in_the_reward_leaves_the_rewards_what_they_are(make_grpo: Make) -> None:
+    config = make_grpo(
+        algorithm="rloo", rewards="train.rl.test_grpo_run:rarely=0.5", steps=3, lr=1e-2, full=True
+    )
+    run_grpo(config)
+    metrics = read_metrics(config.output / "metrics.jsonl")
+    silent = 0
+    for step, row in enumerate(metrics, 1):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for r in rollouts(config):
+            if r["step"] == step:
+                groups.setdefault(r["problem"], []).append(r)
+        every = [r for group in groups.values() for r in group]
+        for group in groups.values():
+            paid = [r["reward"] - r["kl_penalty"] for r in group]
+            for r, own in zip(group, paid, strict=True):
+                assert r["reward"] == 0.5 * r["parts"]["train.rl.test_grpo_run:rarely"]
+                others = (sum(paid) - own) / (len(paid) - 1)
+                assert r["advantage"] == pytest.approx(own - others, abs=1e-5)
+                assert r["trained"]
+        penalties = [r["kl_penalty"] for r in every]
+        assert row["kl_penalty"] == pytest.approx(fmean(penalties), abs=1e-5)
+        assert row["kl"] * 0.03 * sum(r["tokens"] for r in every) == pytest.approx(sum(penalties), abs=1e-4)
+        assert row["reward"] == pytest.approx(fmean(r["reward"] for r in every), abs=1e-5)
+        assert row["without_signal"] == sum(
+            len({r["reward"] for r in group}) == 1 for group in groups.values()
+        )
+        assert row["learned_groups"] == len(groups) - row["without_signal"]
+        silent += row["without_signal"]
+    assert silent
+    assert [abs(row["kl"]) > 1e-6 for row in metrics] == [False, True, True]
+
+
+def test_a_problem_drawn_again_in_a_step_is_sampled_anew(make_grpo: Make, tmp_path: Path) -> None:
+    settings = {"problems": 4, "steps": 2, "modes": "on=0.5,off=0.5", "seed": random.randrange(2**31)}
+    print(settings)
+    once = make_grpo(**settings, problems_per_step=4, output=tmp_path / "once")
+    twice = make_grpo(**settings, problems_per_step=8, output=tmp_path / "twice")
+    drawn: list[dict[tuple[str, int], tuple[str, str]]] = []
+    for config in (once, twice):
+        run_grpo(config)
+        first = [row for row in rollouts(config) if row["step"] == 1]
+        drawn.append({(row["problem"], row["index"]): (row["mode"], row["text"]) for row in first})
+        assert len(drawn[-1]) == len(first), "every completion of a step has a name of its own"
+    assert drawn[0].items() <= drawn[1].items(), "what is drawn once a step is drawn as before"
+    texts = [[drawn[1][problem, n] for n in (k, k + 4)] for problem, k in drawn[0]]
+    assert all(one != other for one, other in texts)
+    assert len({text for _, text in drawn[1].values()}) > 24
 
 
 def test_further_draws_replace_groups_without_signal(make_grpo: Make) -> None:

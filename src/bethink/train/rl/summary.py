@@ -50,6 +50,8 @@ def summarize(sampled: Sequence[Group], learned: Sequence[Group], sums: Counter[
     }
     if "kl" in sums:
         row["kl"] = round(sums["kl"] / learned_tokens, 8)
+    if penalties := [r.kl_penalty for r in counted if r.kl_penalty is not None]:
+        row["kl_penalty"] = _mean(penalties)
     for name in rollouts[0].scored.parts if rollouts else ():
         row[f"reward/{name}"] = _mean(
             value for rollout in rollouts if (value := rollout.scored.parts[name]) is not None

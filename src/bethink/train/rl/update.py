@@ -1,7 +1,8 @@
 """From a step's groups to what an optimizer update learns: advantages of tokens, and the micro-batches with all that is known of each.
 
 A completion's advantage goes to all its tokens. A process reward's credit goes to the tokens of its stretch of text on top of that,
-on a scale of its own (`objective.credit_scale`). Groups without signal take no part in the backward pass, but count where the loss is a mean.
+on a scale of its own (`objective.credit_scale`). Groups without signal take no part in the backward pass, but count where the loss is a mean; with a KL
+term they do.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Update:
     """What one optimizer update learns: `rollouts` in order, the tokens of all one behind the other (axis M).
 
     capacity: tokens in a micro-batch, about; longest: tokens a completion may have at most, for the constant aggregation; cap: see
-    `objective.importance_weight`. Groups without signal are left out unless a KL term in the loss acts on them.
+    `objective.importance_weight`. Groups without signal are left out unless a KL term acts on them.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Update:
         lengths = torch.tensor([len(rollout.token_ids) for rollout in counted])
         weights = aggregation_weights(lengths, objective.aggregation, longest).tolist() if counted else []
         each = [advantage_T for group in groups for advantage_T in token_advantages(group, objective, decode)]
-        self.groups = [g for g in groups if g.counted and (objective.kl_in_loss or g.has_signal)]
+        self.groups = [g for g in groups if g.counted and (objective.kl > 0 or g.has_signal)]
         learned = {id(rollout) for group in self.groups for rollout in group.counted}
         chosen = [one for one in zip(counted, weights, each, strict=True) if id(one[0]) in learned]
         self.rollouts = [rollout for rollout, _, _ in chosen]
@@ -131,11 +132,15 @@ def sample_of(rollout: Rollout) -> Sample:
 
 
 def token_advantages(group: Group, objective: Objective, decode: Decode) -> list[Tensor]:
-    """The advantage of each token of every completion that counts [T], float32; the completions' own are written into them."""
+    """The advantage of each token of every completion that counts [T], float32; the completions' own are written into them.
+
+    Rewards are taken less their KL penalty, where there is one.
+    """
     counted = group.counted
     if not counted:
         return []
-    reward_G = torch.tensor([rollout.reward for rollout in counted], dtype=torch.float32)
+    paid = [rollout.reward - (rollout.kl_penalty or 0.0) for rollout in counted]
+    reward_G = torch.tensor(paid, dtype=torch.float32)
     for rollout, advantage in zip(counted, advantages(reward_G, objective.advantage).tolist(), strict=True):
         rollout.advantage = advantage
     credits = [token_credits(rollout, decode) for rollout in counted]
