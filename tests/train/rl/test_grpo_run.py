@@ -25,6 +25,7 @@ from bethink.train.metrics import TIMING, read_metrics
 from bethink.train.rl.choices import ALGORITHMS
 from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.held_out import held_out_problems
+from bethink.train.rl.plot import curves
 from bethink.train.rl.run import run_grpo
 
 Make = Callable[..., GRPOConfig]
@@ -189,6 +190,63 @@ def test_a_kl_term_in_the_reward_leaves_the_rewards_what_they_are(make_grpo: Mak
     assert [abs(row["kl"]) > 1e-6 for row in metrics] == [False, True, True]
 
 
+def test_rewards_are_told_apart_by_mode_and_what_is_paid_though_wrong_is_marked(make_grpo: Make) -> None:
+    name = "train.rl.test_grpo_run:luck"
+    config = make_grpo(modes="both", rewards=f"accuracy=1,{name}=1", steps=2, group_size=8, max_tokens=6)
+    run_grpo(config)
+    rows = rollouts(config)
+    flagged = wrong = 0
+    for step, metrics in enumerate(read_metrics(config.output / "metrics.jsonl"), 1):
+        of_step = [row for row in rows if row["step"] == step]
+        for mode in ("on", "off"):
+            of_mode = [row for row in of_step if row["mode"] == mode]
+            for part in ("accuracy", name):
+                mean = fmean(row["parts"][part] for row in of_mode)
+                assert metrics[f"reward/{part}_{mode}"] == pytest.approx(mean, abs=1e-5)
+            assert metrics[f"truncated_{mode}"] == pytest.approx(
+                fmean(row["truncated"] for row in of_mode), abs=1e-5
+            )
+        assert f"reward/{name}" in metrics
+        assert "truncated" in metrics
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in of_step:
+            groups.setdefault((row["problem"], row["mode"]), []).append(row)
+        for group in groups.values():
+            mean = fmean(row["reward"] for row in group)
+            for row in group:
+                wrong += row["outcome"] != "correct"
+                flagged += row["paid_though_wrong"]
+                assert row["paid_though_wrong"] == (
+                    row["outcome"] != "correct" and row["reward"] > mean + 1e-9
+                )
+    assert 0 < flagged < wrong
+    assert (config.output / "rollouts.html").read_text().count("paid though wrong") == flagged
+
+
+def test_where_nothing_was_learned_nothing_was_measured(make_grpo: Make) -> None:
+    config = make_grpo(rewards="train.rl.test_grpo_run:nothing=1", algorithm="dapo", steps=1)
+    (row,) = [run_grpo(config).last]
+    assert row["learned_tokens"] == 0
+    for name in ("mismatch", "mismatch_max", "mismatch_kl", "entropy", "clipped", "capped"):
+        assert row[name] is None, name
+
+
+def test_the_two_policies_difference_has_a_logarithmic_panel_of_its_own(make_grpo: Make) -> None:
+    config = make_grpo(steps=2)
+    run_grpo(config)
+    rows = read_metrics(config.output / "metrics.jsonl")
+    rows.append({**rows[-1], "step": 3, "mismatch": None, "mismatch_max": None, "mismatch_kl": None})
+    rows.append({**rows[-1], "step": 4, "mismatch": 0.5, "mismatch_max": 3.0, "mismatch_kl": 0.0})
+    figure = curves(rows, columns=5, size=(17, 6))
+    shown = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    panel = shown.pop("sampler from trainer (nats a token)")
+    assert panel.get_yscale() == "log"
+    assert {axes.get_yscale() for axes in shown.values()} == {"linear"}
+    mean = next(line for line in panel.get_lines() if line.get_label() == "mean")
+    assert list(mean.get_xdata()) == [row["step"] for row in rows if row["mismatch"]]
+    assert not [line for line in shown["KL (nats a token)"].get_lines() if "trainer" in str(line.get_label())]
+
+
 def test_a_problem_drawn_again_in_a_step_is_sampled_anew(make_grpo: Make, tmp_path: Path) -> None:
     settings = {"problems": 4, "steps": 2, "modes": "on=0.5,off=0.5", "seed": random.randrange(2**31)}
     print(settings)
@@ -318,6 +376,16 @@ def test_programs_asked_only_while_it_learns_need_a_sandbox_too(
         run_grpo(config)
     assert not (config.output / "rollouts.jsonl").exists()
     assert run_grpo(make_grpo(**asked, unsafe_code=True)).last["eval_on"] == 0
+
+
+def luck(attempt: Any) -> float:
+    """Pays what has nothing to do with the answer."""
+    return float(len(attempt.text) % 3)
+
+
+def nothing(attempt: Any) -> float:
+    """Pays nobody."""
+    return 0.0
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")

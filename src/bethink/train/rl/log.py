@@ -24,9 +24,14 @@ class RolloutLog:
     def write(self, step: int, groups: Iterable[Group], trained: frozenset[int]) -> None:
         """The rollouts of `step` (1-based), on disk when this returns. trained: the ids of the groups that were learned from."""
         lines = [
-            dump_line(_row(step, group, number, rollout, id(group) in trained))
+            dump_line(
+                _row(step, group, number, rollout, id(group) in trained)
+                | {"paid_though_wrong": paid_though_wrong}
+            )
             for group in groups
-            for number, rollout in enumerate(group.rollouts)
+            for number, (rollout, paid_though_wrong) in enumerate(
+                zip(group.rollouts, group.paid_though_wrong, strict=True)
+            )
         ]
         with explain_os_errors(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write("".join(lines))

@@ -221,7 +221,7 @@ class GRPOMethod:
         # Of the same tokens as the other sums: with a KL term all completions that count are learned from.
         own = {"kl": self._kl_in_reward} if self.objective.kl_in_reward else {}
         row = summarize(self._sampled, self._groups, Counter({**sums, **own}))
-        row["mismatch_max"] = round(self._worst_mismatch, 6)
+        row["mismatch_max"] = round(self._worst_mismatch, 6) if row["learned_tokens"] else None
         row |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
         if self.floor is not None:
             row["floor_seconds"] = self._floor_seconds
@@ -236,6 +236,7 @@ class GRPOMethod:
             "reward": f"{row['reward']:.3f}",
             **{f"pass {name}": f"{value:.0%}" for name, value in passed.items() if value is not None},
             "tokens": f"{row['completion_tokens_mean']:.0f}",
+            **({} if row["mismatch"] is None else {"mismatch": f"{row['mismatch']:.1e}"}),
         }
 
     def evaluate(self, step: int) -> dict[str, Any]:

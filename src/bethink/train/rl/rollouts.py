@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from statistics import fmean
 
 from bethink.chat.toggle import Mode
 from bethink.core.seeds import derive_seed
@@ -73,6 +74,21 @@ class Group:
         counted = self.counted
         rewards = {rollout.reward for rollout in counted}
         return len(rewards) > 1 or any(rollout.scored.credits for rollout in counted)
+
+    @property
+    def paid_though_wrong(self) -> list[bool]:
+        """Of each completion: it was judged, was not right, and still earned more than the mean of those that count."""
+        rewards = [rollout.reward for rollout in self.counted]
+        if len(set(rewards)) < 2:
+            return [False] * len(self.rollouts)
+        mean = fmean(rewards)
+        return [
+            rollout.counts
+            and rollout.attempt.verdict.counts
+            and not rollout.attempt.verdict.correct
+            and rollout.reward > mean
+            for rollout in self.rollouts
+        ]
 
 
 @dataclass(frozen=True, slots=True)

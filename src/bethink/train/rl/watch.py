@@ -37,7 +37,16 @@ def _watched(row: Mapping[str, Any]) -> WatchRow:
         accuracy=by_mode("pass"),
         compliance=by_mode("compliance"),
         tokens=by_mode("tokens"),
-        parts={key.removeprefix(_PART): value for key, value in row.items() if key.startswith(_PART)},
+        parts={
+            key.removeprefix(_PART): value
+            for key, value in row.items()
+            if key.startswith(_PART) and not _is_of_a_mode(key, row)
+        },
         reward=row["reward"],
         disagreement=row["disagreement"],
     )
+
+
+def _is_of_a_mode(key: str, row: Mapping[str, Any]) -> bool:
+    """Whether this is a part's mean in one mode, beside the one of all."""
+    return any(key.endswith(f"_{mode}") and key.removesuffix(f"_{mode}") in row for mode in Mode)
