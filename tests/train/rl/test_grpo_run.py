@@ -27,6 +27,7 @@ from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.held_out import held_out_problems
 from bethink.train.rl.plot import curves
 from bethink.train.rl.run import run_grpo
+from bethink.train.rl.watch import Watch
 
 Make = Callable[..., GRPOConfig]
 
@@ -386,6 +387,43 @@ def luck(attempt: Any) -> float:
 def nothing(attempt: Any) -> float:
     """Pays nobody."""
     return 0.0
+
+
+def peek(attempt: Any) -> float:
+    """Looks at the run's output, which the test has made the current directory's `grpo`."""
+    written = ("rollouts.html", "training.svg", "training.png")
+    with open("seen.jsonl", "a") as handle:
+        handle.write(json.dumps([name for name in written if Path("grpo", name).exists()]) + "\n")
+    return float(len(attempt.text) % 3)
+
+
+def test_a_run_at_work_has_its_page_and_plots_from_the_first_checkpoint_on(
+    make_grpo: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = make_grpo(rewards="train.rl.test_grpo_run:peek=1", steps=4, checkpoint_every=2)
+    run_grpo(config)
+    each = config.problems_per_step * config.group_size
+    seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    assert seen == [[]] * 2 * each + [["rollouts.html", "training.svg", "training.png"]] * 2 * each
+    assert all(row["warnings"] == [] for row in read_metrics(config.output / "metrics.jsonl"))
+
+
+def test_what_the_watch_warns_of_is_in_the_metrics_while_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(disagreement: float) -> dict[str, Any]:
+        return {"reward": 0.5, "reward/format": 0.5, "reward/format_on": 0.5, "disagreement": disagreement}
+
+    watch = Watch([{**row(0.9), "step": step} for step in range(1, 9)])
+    assert watch.see(row(0.9)) == []
+    for _ in range(2):
+        (warned,) = watch.see(row(0.9))
+        assert (warned["kind"], warned["about"]) == ("disagreement", "")
+        assert "90%" in warned["text"]
+        json.dumps(warned)
+    for _ in range(9):
+        last = watch.see(row(0.0))
+    assert last == []
+    assert capsys.readouterr().err.count("rewarded at least as much") == 1, "said once"
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -226,7 +226,7 @@ class GRPOMethod:
         if self.floor is not None:
             row["floor_seconds"] = self._floor_seconds
         row["rollout_seconds"] = round(self._rollout_seconds, 3)
-        self.watch.see(row)
+        row["warnings"] = self.watch.see(row)
         return row
 
     def shown(self, row: Mapping[str, Any]) -> dict[str, str]:

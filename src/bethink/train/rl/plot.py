@@ -61,6 +61,8 @@ def curves(rows: Sequence[Row], *, columns: int, size: tuple[float, float]) -> F
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(_PANELS) // columns, columns)
     for axes, (title, series) in zip(grid.flat, _PANELS, strict=True):
+        if title == _MISMATCH:
+            axes.set_yscale("log")
         for key, label, colour in series:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if title == _MISMATCH:
@@ -74,8 +76,6 @@ def curves(rows: Sequence[Row], *, columns: int, size: tuple[float, float]) -> F
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
-        if title == _MISMATCH:
-            axes.set_yscale("log")
         if title in ("correct", "does what the toggle says", "wrong paid like right"):
             axes.set_ylim(0, 1.02)
         if axes.get_legend_handles_labels()[0]:

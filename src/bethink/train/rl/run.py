@@ -115,15 +115,27 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
                 config.output,
                 masters=trained.masters,
                 resume_command=resume_command("grpo", config),
+                on_step=lambda row: _show(config) if _is_between(row["step"], config) else None,
             )
     finally:
-        metrics = config.output / "metrics.jsonl"
-        if metrics.exists() and (rows := read_metrics(metrics)):
-            plot_run(rows, config.output)
-            plot_curriculum(rows, config.output)
-            write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
+        _show(config)
     trained.save(config)
     return result(config)
+
+
+def _is_between(step: int, config: GRPOConfig) -> bool:
+    """Whether a checkpoint follows after `step` steps, and further steps after that."""
+    every = config.checkpoint_every
+    return bool(every) and step % every == 0 and step < config.steps
+
+
+def _show(config: GRPOConfig) -> None:
+    """Write the plots and the page of rollouts as they are now."""
+    metrics = config.output / "metrics.jsonl"
+    if metrics.exists() and (rows := read_metrics(metrics)):
+        plot_run(rows, config.output)
+        plot_curriculum(rows, config.output)
+        write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
 
 
 def _method(
