@@ -61,16 +61,19 @@ def curves(rows: Sequence[Row], *, columns: int, size: tuple[float, float]) -> F
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(_PANELS) // columns, columns)
     for axes, (title, series) in zip(grid.flat, _PANELS, strict=True):
-        if title == _MISMATCH:
-            axes.set_yscale("log")
+        seen: list[float] = []
         for key, label, colour in series:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if title == _MISMATCH:
                 points = [(step, value) for step, value in points if value > 0]
             if points:
                 steps, values = zip(*points, strict=True)
+                seen += values
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
                 axes.plot(steps, smoothed(values), color=colour, linewidth=1.6, label=label)
+        if title == _MISMATCH and seen:
+            axes.set_ylim(min(seen) / 2, max(seen) * 2)
+            axes.set_yscale("log")
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
