@@ -185,7 +185,7 @@ def _method(
         plan,
         RolloutLog(config.output, done=done),
         device=device,
-        first=FirstBatch(config.output, thresholds),
+        first=FirstBatch(config.output, thresholds, graders),
         watch=Watch(read_metrics(config.output / "metrics.jsonl")[:done] if done else []),
         reference=Reference(model, config.reference_every) if objective.kl else None,
         held_out=_held_out(config, held_out, sampler) if held_out else None,
