@@ -65,6 +65,14 @@ def test_the_stages_join_and_the_report_shows_them(recipe: Path, tmp_path: Path)
     assert "Reinforcement learning" in page
     assert "rl/rollouts.html" in page
     assert "Held-out accuracy on every level" in page
+    assert "reward hacking watch" not in page
+    metrics = run_dir / "rl" / "metrics.jsonl"
+    first, last = map(json.loads, metrics.read_text().splitlines())
+    first["warnings"] = [{"kind": "part", "about": "format", "since": 1, "text": "<b> rose"}]
+    metrics.write_text(json.dumps(first) + "\n" + json.dumps(last) + "\n")
+    page = write_report(run_dir).read_text()
+    assert "reward hacking watch" in page
+    assert "Steps 1 to 1, 1 of 2: &lt;b&gt; rose." in page
 
 
 def test_the_plan_counts_rollouts(recipe: Path, tmp_path: Path) -> None:

@@ -191,7 +191,10 @@ def grpo(
     ] = 0.9,
     allow_ungraded: Annotated[
         float,
-        typer.Option(help="Share of the first completions whose grading may fail.", rich_help_panel=ALLOW),
+        typer.Option(
+            help="Share of the first completions whose grading may fail, and of the first problems with an unusable reference answer.",
+            rich_help_panel=ALLOW,
+        ),
     ] = 0.05,
     allow_memory: AllowMemory = False,
 ) -> None:

@@ -61,8 +61,8 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file."""
-    return list(read_jsonl(path))
+    """The lines of a metrics file, which may be a running or a killed process's: half a line at its end is left out."""
+    return list(read_jsonl(path, growing=True))
 
 
 def _cut(path: Path, done: int) -> None:

@@ -262,7 +262,9 @@ def _rollout(row: Row, think: ThinkFormat, longest: int) -> Rollout:
         "cut off": row.get("truncated"),
         "masked": row.get("masked"),
         "not trained on": row.get("trained") is False,
+        "paid though wrong": row.get("paid_though_wrong"),
     }
+    penalty = _number(row.get("kl_penalty"))
     parts, notes, tokens = row.get("parts"), row.get("notes"), _number(row.get("tokens"))
     return Rollout(
         mode=str(row.get("mode", "")),
@@ -275,7 +277,14 @@ def _rollout(row: Row, think: ThinkFormat, longest: int) -> Rollout:
         answer=shortened(parsed.answer, longest),
         reward=_number(row.get("reward")),
         advantage=_number(row.get("advantage")),
-        parts={str(name): _number(value) for name, value in parts.items()} if isinstance(parts, dict) else {},
+        parts={
+            **(
+                {str(name): _number(value) for name, value in parts.items()}
+                if isinstance(parts, dict)
+                else {}
+            ),
+            **({} if penalty is None else {"KL penalty": penalty}),
+        },
         tokens=None if tokens is None else int(tokens),
         mean_logprob=_number(row.get("mean_logprob")),
         flags=tuple(flag for flag, holds in flags.items() if holds),

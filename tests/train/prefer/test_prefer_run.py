@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -199,6 +200,17 @@ def test_resuming_with_other_pairs_or_settings_is_refused(make_prefer: Make, pai
     write_pairs(pairs_file, digit_pairs(9, 0))
     with pytest.raises(OutputError, match="data_sha256"):
         run_prefer(make_prefer(steps=1, resume=True))
+
+
+def test_half_a_line_left_by_a_killed_process_is_no_hindrance(make_prefer: Make) -> None:
+    config = make_prefer(checkpoint_every=2)
+    run_prefer(config)
+    metrics = config.output / "metrics.jsonl"
+    whole = metrics.read_text()
+    shutil.rmtree(config.product)
+    metrics.write_text(whole + '{"step": 5, "lo')
+    assert run_prefer(make_prefer(checkpoint_every=2, resume=True)).steps == 4
+    assert metrics.read_text() == whole
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -24,7 +25,9 @@ from bethink.train.metrics import TIMING, read_metrics
 from bethink.train.rl.choices import ALGORITHMS
 from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.held_out import held_out_problems
+from bethink.train.rl.plot import curves
 from bethink.train.rl.run import run_grpo
+from bethink.train.rl.watch import Watch
 
 Make = Callable[..., GRPOConfig]
 
@@ -151,8 +154,115 @@ def test_a_reference_that_follows_starts_at_no_divergence_again(
     config = make_grpo(kl=0.1, kl_place=place, reference_every=2, steps=5, lr=1e-2, output=tmp_path / place)
     run_grpo(config)
     rows = read_metrics(config.output / "metrics.jsonl")
-    if place == "loss":
-        assert [row["kl"] < 1e-9 for row in rows] == [True, False, True, False, True]
+    assert [row["kl"] < 1e-9 for row in rows] == [True, False, True, False, True]
+    assert all(("kl_penalty" in row) == (place == "reward") for row in rows)
+
+
+def test_a_kl_term_in_the_reward_leaves_the_rewards_what_they_are(make_grpo: Make) -> None:
+    config = make_grpo(
+        algorithm="rloo", rewards="train.rl.test_grpo_run:rarely=0.5", steps=3, lr=1e-2, full=True
+    )
+    run_grpo(config)
+    metrics = read_metrics(config.output / "metrics.jsonl")
+    silent = 0
+    for step, row in enumerate(metrics, 1):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for r in rollouts(config):
+            if r["step"] == step:
+                groups.setdefault(r["problem"], []).append(r)
+        every = [r for group in groups.values() for r in group]
+        for group in groups.values():
+            paid = [r["reward"] - r["kl_penalty"] for r in group]
+            for r, own in zip(group, paid, strict=True):
+                assert r["reward"] == 0.5 * r["parts"]["train.rl.test_grpo_run:rarely"]
+                others = (sum(paid) - own) / (len(paid) - 1)
+                assert r["advantage"] == pytest.approx(own - others, abs=1e-5)
+                assert r["trained"]
+        penalties = [r["kl_penalty"] for r in every]
+        assert row["kl_penalty"] == pytest.approx(fmean(penalties), abs=1e-5)
+        assert row["kl"] * 0.03 * sum(r["tokens"] for r in every) == pytest.approx(sum(penalties), abs=1e-4)
+        assert row["reward"] == pytest.approx(fmean(r["reward"] for r in every), abs=1e-5)
+        assert row["without_signal"] == sum(
+            len({r["reward"] for r in group}) == 1 for group in groups.values()
+        )
+        assert row["learned_groups"] == len(groups) - row["without_signal"]
+        silent += row["without_signal"]
+    assert silent
+    assert [abs(row["kl"]) > 1e-6 for row in metrics] == [False, True, True]
+
+
+def test_rewards_are_told_apart_by_mode_and_what_is_paid_though_wrong_is_marked(make_grpo: Make) -> None:
+    name = "train.rl.test_grpo_run:luck"
+    config = make_grpo(modes="both", rewards=f"accuracy=1,{name}=1", steps=2, group_size=8, max_tokens=6)
+    run_grpo(config)
+    rows = rollouts(config)
+    flagged = wrong = 0
+    for step, metrics in enumerate(read_metrics(config.output / "metrics.jsonl"), 1):
+        of_step = [row for row in rows if row["step"] == step]
+        for mode in ("on", "off"):
+            of_mode = [row for row in of_step if row["mode"] == mode]
+            for part in ("accuracy", name):
+                mean = fmean(row["parts"][part] for row in of_mode)
+                assert metrics[f"reward/{part}_{mode}"] == pytest.approx(mean, abs=1e-5)
+            assert metrics[f"truncated_{mode}"] == pytest.approx(
+                fmean(row["truncated"] for row in of_mode), abs=1e-5
+            )
+        assert f"reward/{name}" in metrics
+        assert "truncated" in metrics
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in of_step:
+            groups.setdefault((row["problem"], row["mode"]), []).append(row)
+        for group in groups.values():
+            mean = fmean(row["reward"] for row in group)
+            for row in group:
+                wrong += row["outcome"] != "correct"
+                flagged += row["paid_though_wrong"]
+                assert row["paid_though_wrong"] == (
+                    row["outcome"] != "correct" and row["reward"] > mean + 1e-9
+                )
+    assert 0 < flagged < wrong
+    assert (config.output / "rollouts.html").read_text().count("paid though wrong") == flagged
+
+
+def test_where_nothing_was_learned_nothing_was_measured(make_grpo: Make) -> None:
+    config = make_grpo(rewards="train.rl.test_grpo_run:nothing=1", algorithm="dapo", steps=1)
+    (row,) = [run_grpo(config).last]
+    assert row["learned_tokens"] == 0
+    for name in ("mismatch", "mismatch_max", "mismatch_kl", "entropy", "clipped", "capped"):
+        assert row[name] is None, name
+
+
+def test_the_two_policies_difference_has_a_logarithmic_panel_of_its_own(make_grpo: Make) -> None:
+    config = make_grpo(steps=2)
+    run_grpo(config)
+    rows = read_metrics(config.output / "metrics.jsonl")
+    rows.append({**rows[-1], "step": 3, "mismatch": None, "mismatch_max": None, "mismatch_kl": None})
+    rows.append({**rows[-1], "step": 4, "mismatch": 0.5, "mismatch_max": 3.0, "mismatch_kl": 0.0})
+    figure = curves(rows, columns=5, size=(17, 6))
+    shown = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    panel = shown.pop("sampler from trainer (nats a token)")
+    assert panel.get_yscale() == "log"
+    assert {axes.get_yscale() for axes in shown.values()} == {"linear"}
+    mean = next(line for line in panel.get_lines() if line.get_label() == "mean")
+    assert list(mean.get_xdata()) == [row["step"] for row in rows if row["mismatch"]]
+    assert not [line for line in shown["KL (nats a token)"].get_lines() if "trainer" in str(line.get_label())]
+
+
+def test_a_problem_drawn_again_in_a_step_is_sampled_anew(make_grpo: Make, tmp_path: Path) -> None:
+    settings = {"problems": 4, "steps": 2, "modes": "on=0.5,off=0.5", "seed": random.randrange(2**31)}
+    print(settings)
+    once = make_grpo(**settings, problems_per_step=4, output=tmp_path / "once")
+    twice = make_grpo(**settings, problems_per_step=8, output=tmp_path / "twice")
+    drawn: list[dict[tuple[str, int], tuple[str, str]]] = []
+    for config in (once, twice):
+        run_grpo(config)
+        first = [row for row in rollouts(config) if row["step"] == 1]
+        drawn.append({(row["problem"], row["index"]): (row["mode"], row["text"]) for row in first})
+        assert len(drawn[-1]) == len(first), "every completion of a step has a name of its own"
+    assert drawn[0].items() <= drawn[1].items(), "what is drawn once a step is drawn as before"
+    texts = [[drawn[1][problem, n] for n in (k, k + 4)] for problem, k in drawn[0]]
+    assert all(one != other for one, other in texts)
+    assert len({text for _, text in drawn[1].values()}) > 24
 
 
 def test_further_draws_replace_groups_without_signal(make_grpo: Make) -> None:
@@ -233,6 +343,87 @@ def test_the_first_rollouts_stop_a_run_that_would_be_wasted(make_grpo: Make, tmp
         run_grpo(make_grpo(rewards="accuracy=1", allow_no_signal=0.9, output=tmp_path / "hard"))
     stopped = make_grpo(rewards="accuracy=1", allow_no_signal=1.0, output=tmp_path / "hard", resume=True)
     assert run_grpo(stopped).steps == 3, "the flag and --resume let it through"
+
+
+def test_half_a_line_left_by_a_killed_process_is_no_hindrance(make_grpo: Make) -> None:
+    config = make_grpo(checkpoint_every=2)
+    run_grpo(config)
+    metrics = config.output / "metrics.jsonl"
+    whole = metrics.read_text()
+    shutil.rmtree(config.product)
+    shutil.rmtree(config.output / "checkpoints" / "step-00000003")
+    metrics.write_text(whole[:-20])
+    assert run_grpo(make_grpo(checkpoint_every=2, resume=True)).steps == 3
+    after = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for row, before in zip(after, map(json.loads, whole.splitlines()), strict=True):
+        assert {k: v for k, v in row.items() if k not in TIMING} == {
+            k: v for k, v in before.items() if k not in TIMING
+        }
+
+
+def test_programs_asked_only_while_it_learns_need_a_sandbox_too(
+    make_grpo: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no bubblewrap
+    rows = [
+        {"task_id": n, "text": f"Add {n}.", "code": "", "test_list": [f"assert f(1) == {n}"]}
+        for n in range(9)
+    ]
+    file = tmp_path / "programs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"eval_every": 1, "eval_size": 2, "eval_tasks": f"{file}:mbpp,held_out=0.5", "steps": 1}
+    config = make_grpo(**asked, output=tmp_path / "refused")
+    with pytest.raises(PreflightError, match="--unsafe-code"):
+        run_grpo(config)
+    assert not (config.output / "rollouts.jsonl").exists()
+    assert run_grpo(make_grpo(**asked, unsafe_code=True)).last["eval_on"] == 0
+
+
+def luck(attempt: Any) -> float:
+    """Pays what has nothing to do with the answer."""
+    return float(len(attempt.text) % 3)
+
+
+def nothing(attempt: Any) -> float:
+    """Pays nobody."""
+    return 0.0
+
+
+def peek(attempt: Any) -> float:
+    """Looks at the run's output, which the test has made the current directory's `grpo`."""
+    written = ("rollouts.html", "training.svg", "training.png")
+    with open("seen.jsonl", "a") as handle:
+        handle.write(json.dumps([name for name in written if Path("grpo", name).exists()]) + "\n")
+    return float(len(attempt.text) % 3)
+
+
+def test_a_run_at_work_has_its_page_and_plots_from_the_first_checkpoint_on(
+    make_grpo: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = make_grpo(rewards="train.rl.test_grpo_run:peek=1", steps=4, checkpoint_every=2)
+    run_grpo(config)
+    each = config.problems_per_step * config.group_size
+    seen = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    assert seen == [[]] * 2 * each + [["rollouts.html", "training.svg", "training.png"]] * 2 * each
+    assert all(row["warnings"] == [] for row in read_metrics(config.output / "metrics.jsonl"))
+
+
+def test_what_the_watch_warns_of_is_in_the_metrics_while_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    def row(disagreement: float) -> dict[str, Any]:
+        return {"reward": 0.5, "reward/format": 0.5, "reward/format_on": 0.5, "disagreement": disagreement}
+
+    watch = Watch([{**row(0.9), "step": step} for step in range(1, 9)])
+    assert watch.see(row(0.9)) == []
+    for _ in range(2):
+        (warned,) = watch.see(row(0.9))
+        assert (warned["kind"], warned["about"]) == ("disagreement", "")
+        assert "90%" in warned["text"]
+        json.dumps(warned)
+    for _ in range(9):
+        last = watch.see(row(0.0))
+    assert last == []
+    assert capsys.readouterr().err.count("rewarded at least as much") == 1, "said once"
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -130,3 +130,17 @@ def test_disagreement_counts_as_one_would_by_hand(drawn: list[list[tuple[bool, f
         if good and not other and a is not None and b is not None
     ]
     assert disagreement(groups) == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
+
+
+def test_disagreement_of_one_reward_is_where_it_values_wrong_more() -> None:
+    on = attempt("a").mode
+    group = [
+        attempt(None, mode=on),  # right, in the wrong form
+        attempt("a"),
+        attempt("a", WRONG),
+        attempt(None, WRONG, mode=on),
+    ]
+    scores = Rewards.of("accuracy=1,format=1").score(group)
+    assert disagreement([(group, scores)], of="accuracy") == 0.0
+    assert disagreement([(group, scores)], of="format") == 0.25, "one of four pairs; two are equal in it"
+    assert disagreement([([], [])], of="format") is None

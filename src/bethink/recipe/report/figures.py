@@ -281,7 +281,7 @@ def losses(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
 def reinforcement(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
     """Reward, pass rate, compliance, length, entropy and divergences by step."""
     with mpl.rc_context(_STYLE):
-        figure = curves(metrics, columns=2, size=(_WIDTH, 11))
+        figure = curves(metrics, columns=2, size=(_WIDTH, 13.75))
         return _svg(figure, "reinforcement", f"Reinforcement learning of stage {stage}")
 
 

@@ -91,6 +91,7 @@ def render(story: Story) -> str:
                 "story": stage,
                 "curves": Markup(figures.reinforcement(stage.metrics, stage.stage)),
                 "facts": reinforcement_facts(stage.metrics),
+                "warnings": hacking_warnings(stage.metrics),
                 "rollouts": f"{stage.stage}/rollouts.html",
             }
             for stage in story.reinforcements
@@ -209,3 +210,16 @@ def reinforcement_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
         if begun and ended:
             facts[name] = f"{percent(fmean(begun))} → {percent(fmean(ended))}"
     return facts
+
+
+def hacking_warnings(metrics: tuple[dict[str, Any], ...]) -> list[str]:
+    """Each warning of the reward hacking watch as it last was, with the steps in which it held."""
+    held: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for row in metrics:
+        for warned in row.get("warnings", ()):
+            held.setdefault((warned["kind"], warned["about"]), []).append((row["step"], warned["text"]))
+    last = metrics[-1]["step"]
+    return [
+        f"Steps {found[0][0]:,} to {found[-1][0]:,}, {len(found):,} of {last:,}: {found[-1][1]}."
+        for found in held.values()
+    ]

@@ -24,9 +24,14 @@ class RolloutLog:
     def write(self, step: int, groups: Iterable[Group], trained: frozenset[int]) -> None:
         """The rollouts of `step` (1-based), on disk when this returns. trained: the ids of the groups that were learned from."""
         lines = [
-            dump_line(_row(step, group, number, rollout, id(group) in trained))
+            dump_line(
+                _row(step, group, number, rollout, id(group) in trained)
+                | {"paid_though_wrong": paid_though_wrong}
+            )
             for group in groups
-            for number, rollout in enumerate(group.rollouts)
+            for number, (rollout, paid_though_wrong) in enumerate(
+                zip(group.rollouts, group.paid_though_wrong, strict=True)
+            )
         ]
         with explain_os_errors(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write("".join(lines))
@@ -42,7 +47,7 @@ def _row(step: int, group: Group, number: int, rollout: Rollout, trained: bool) 
         "problem": group.problem.id,
         "task": group.problem.task,
         "mode": group.mode.value,
-        "index": number,
+        "index": number + group.occurrence * len(group.rollouts),
         "question": group.problem.question,
         "answer": group.problem.answer,
         "text": attempt.text,
@@ -51,6 +56,7 @@ def _row(step: int, group: Group, number: int, rollout: Rollout, trained: bool) 
         "detail": verdict.detail,
         "reward": rollout.reward if rollout.scored.total is not None else None,
         "parts": dict(rollout.scored.parts),
+        "kl_penalty": None if rollout.kl_penalty is None else round(rollout.kl_penalty, 8),
         "notes": list(rollout.scored.notes),
         "advantage": round(rollout.advantage, 6),
         "tokens": attempt.tokens,

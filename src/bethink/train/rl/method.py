@@ -1,7 +1,7 @@
 """Reinforcement learning with verifiable rewards as the training loop sees it: a step is rollouts and one or more updates on them.
 
 The algorithm, in the order of `updates`: draw problems, sample a group of completions for each, grade and reward them (drawing further
-problems while groups have no signal, where asked for), take the KL term off the rewards, turn rewards into advantages, split the groups
+problems while groups have no signal, where asked for), find what a KL term takes off the rewards, turn rewards into advantages, split the groups
 into updates, and give each one's micro-batches to the loop. Where there is one update a step the policy that sampled is the policy that
 learns, and no pass is spent on its log-probabilities; without a KL term none is spent on a reference.
 
@@ -85,6 +85,7 @@ class GRPOMethod:
         self._groups: list[Group] = []
         self._sampled: list[Group] = []
         self._worst_mismatch = 0.0
+        self._kl_in_reward = 0.0
         self._rollout_seconds = 0.0
         self._floor_seconds = 0.0
 
@@ -98,7 +99,7 @@ class GRPOMethod:
         self._floor_seconds = self.sampler.floor_seconds() - least
         self.model.train()
         if self.objective.kl_in_reward:
-            self._take_kl_off_rewards()
+            self._find_kl_penalties()
         updates = self._split(step)
         trained = frozenset(id(group) for update in updates for group in update.groups)
         self.log.write(step + 1, self._sampled, trained)
@@ -116,7 +117,7 @@ class GRPOMethod:
             groups = self.sampler.groups(step, self.curriculum.draw(step, wanted))
             self._sampled = list(groups)
             for refill in range(1, self.plan.refills + 1):
-                lacking = len({group.index for group in groups if not group.has_signal})
+                lacking = len({(group.index, group.occurrence) for group in groups if not group.has_signal})
                 if not lacking:
                     break
                 more = self.sampler.groups(step, self.curriculum.draw(step, lacking, refill), refill)
@@ -162,8 +163,8 @@ class GRPOMethod:
             passes = int(number > 0) + int(self.reference is not None)
             self._floor_seconds += self.floor.shared_seconds(update.lengths, passes)
 
-    def _take_kl_off_rewards(self) -> None:
-        """Lower each completion's reward by its KL divergence from the reference, summed over its tokens."""
+    def _find_kl_penalties(self) -> None:
+        """What each completion's reward is lowered by: its KL divergence from the reference, summed over its tokens."""
         assert self.reference is not None
         rollouts = [rollout for group in self._groups for rollout in group.counted]
         sampler_M = sampler_logprobs(rollouts)
@@ -171,9 +172,10 @@ class GRPOMethod:
         with self.reference.acting():
             reference_M = self._logprobs(packed, len(sampler_M))
         kl_M = kl_divergence(sampler_M, reference_M, self.objective.kl_estimator)
+        self._kl_in_reward = float(kl_M.sum())
         each_T = kl_M.split([len(rollout.token_ids) for rollout in rollouts])
         for rollout, kl_T in zip(rollouts, each_T, strict=True):
-            rollout.reward -= self.objective.kl * float(kl_T.sum())
+            rollout.kl_penalty = self.objective.kl * float(kl_T.sum())
 
     def loss(self, batch: PolicyBatch) -> tuple[Tensor, Mapping[str, float]]:
         """The micro-batch's share of the update's loss, and sums over its tokens."""
@@ -216,13 +218,15 @@ class GRPOMethod:
 
     def summary(self, step: int, sums: Mapping[str, float]) -> dict[str, Any]:
         """The step's metrics: rewards, pass rates and compliance by mode, lengths, and what the loss and the two policies did."""
-        row = summarize(self._sampled, self._groups, Counter(sums))
-        row["mismatch_max"] = round(self._worst_mismatch, 6)
+        # Of the same tokens as the other sums: with a KL term all completions that count are learned from.
+        own = {"kl": self._kl_in_reward} if self.objective.kl_in_reward else {}
+        row = summarize(self._sampled, self._groups, Counter({**sums, **own}))
+        row["mismatch_max"] = round(self._worst_mismatch, 6) if row["learned_tokens"] else None
         row |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
         if self.floor is not None:
             row["floor_seconds"] = self._floor_seconds
         row["rollout_seconds"] = round(self._rollout_seconds, 3)
-        self.watch.see(row)
+        row["warnings"] = self.watch.see(row)
         return row
 
     def shown(self, row: Mapping[str, Any]) -> dict[str, str]:
@@ -232,6 +236,7 @@ class GRPOMethod:
             "reward": f"{row['reward']:.3f}",
             **{f"pass {name}": f"{value:.0%}" for name, value in passed.items() if value is not None},
             "tokens": f"{row['completion_tokens_mean']:.0f}",
+            **({} if row["mismatch"] is None else {"mismatch": f"{row['mismatch']:.1e}"}),
         }
 
     def evaluate(self, step: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ authors show that it has the same gradient (arXiv 2507.18071, section 4.3).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,21 +23,38 @@ _EPS = 1e-6
 """Added to a group's standard deviation: a group whose rewards are equal has no advantage, not an infinite one."""
 
 
-def advantages(reward_G: Tensor, kind: Advantage) -> tuple[Tensor, float]:
-    """Each completion's advantage within its group [G], and the factor that rewards were multiplied by (1, or one by the deviation).
+def advantages(reward_G: Tensor, kind: Advantage) -> Tensor:
+    """Each completion's advantage within its group [G].
 
     reward_G: of the completions that count, float32. A group of one, and one whose rewards are all the same, has none.
     """
     count = len(reward_G)
     if count < 2 or bool((reward_G == reward_G[0]).all()):
-        return torch.zeros_like(reward_G), 1.0
+        return torch.zeros_like(reward_G)
     centred_G = reward_G - reward_G.mean()
     if kind is Advantage.LEAVE_ONE_OUT:
-        return centred_G * (count / (count - 1)), 1.0
+        return centred_G * (count / (count - 1))
     if kind is Advantage.GROUP:
-        scale = 1.0 / (float(reward_G.std()) + _EPS)
-        return centred_G * scale, scale
-    return centred_G, 1.0
+        return centred_G / (float(reward_G.std()) + _EPS)
+    return centred_G
+
+
+def credit_scale(reward_G: Tensor, credit_G: Tensor, kind: Advantage) -> float:
+    """What process credits of a group are multiplied by before they are added to the advantages of their tokens.
+
+    credit_G: the largest credit that a token of each completion has, as a magnitude, 0 for none. Where advantages are not divided by a
+    deviation, credits are not either: the scale is 1. Otherwise they have a deviation of their own, as in GRPO's process supervision
+    (arXiv 2402.03300, section 4.1.3), with two differences. It is taken about 0, which is what a step without fault earns, since a mean
+    over faults alone would take all of them for ordinary. And the variance of the rewards is added, so that weights keep their meaning:
+    where rewards differ much, a credit weighs as it would in the reward; where they hardly differ, it does not blow up with them. No credit
+    becomes larger than √(G - 1); the largest advantage a reward can give is (G - 1)/√G.
+    """
+    if kind is not Advantage.GROUP:
+        return 1.0
+    degrees = max(len(reward_G) - 1, 1)
+    centred_G = reward_G - reward_G.mean()
+    variance = float(centred_G.square().sum() + credit_G.square().sum()) / degrees
+    return 1.0 / (math.sqrt(variance) + _EPS)
 
 
 def log_ratio(logprob_N: Tensor, old_N: Tensor, sequence_N: Tensor | None) -> Tensor:

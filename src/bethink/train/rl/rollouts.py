@@ -6,9 +6,11 @@ completions update.py's. The token ids and log-probabilities kept here are the e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from statistics import fmean
 
 from bethink.chat.toggle import Mode
 from bethink.core.seeds import derive_seed
@@ -29,7 +31,8 @@ class Rollout:
     """One completion.
 
     prompt_ids, token_ids, logprobs: what the engine was given and what it drew. counts: it is learned from; one that could not be
-    graded, or that the run masks, is not. reward: the total, after a KL term in the reward. advantage: see update.py.
+    graded, or that the run masks, is not. reward: the total. kl_penalty: what a KL term in the reward takes off it before advantages, None
+    where there is no such term. advantage: see update.py.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,18 +42,23 @@ class Rollout:
     scored: Scored
     counts: bool
     reward: float
+    kl_penalty: float | None = None
     advantage: float = 0.0
 
 
 @dataclass(slots=True)
 class Group:
-    """The completions of one problem in one mode. index: the problem's place among all; refill: the draw it came from."""
+    """The completions of one problem in one mode.
+
+    index: the problem's place among all; refill: the draw it came from; occurrence: how often the problem was in that draw before.
+    """
 
     index: int
     problem: Problem
     mode: Mode
     rollouts: list[Rollout] = field(default_factory=list)
     refill: int = 0
+    occurrence: int = 0
 
     @property
     def counted(self) -> list[Rollout]:
@@ -59,10 +67,28 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether there is anything to prefer: completions that count earned different rewards, or stretches of them did."""
+        """Whether there is anything to prefer: completions that count earned different rewards, or stretches of them did.
+
+        A KL term is no signal: two completions hardly ever pay the same for it.
+        """
         counted = self.counted
         rewards = {rollout.reward for rollout in counted}
         return len(rewards) > 1 or any(rollout.scored.credits for rollout in counted)
+
+    @property
+    def paid_though_wrong(self) -> list[bool]:
+        """Of each completion: it was judged, was not right, and still earned more than the mean of those that count."""
+        rewards = [rollout.reward for rollout in self.counted]
+        if len(set(rewards)) < 2:
+            return [False] * len(self.rollouts)
+        mean = fmean(rewards)
+        return [
+            rollout.counts
+            and rollout.attempt.verdict.counts
+            and not rollout.attempt.verdict.correct
+            and rollout.reward > mean
+            for rollout in self.rollouts
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +119,9 @@ class Sampler:
     def groups(self, step: int, indices: Sequence[int], refill: int = 0) -> list[Group]:
         """The groups of these problems, a problem rolled out in both modes giving two."""
         groups = [
-            Group(index, self.problems[index], mode, refill=refill)
-            for index in indices
-            for mode in self._modes_of(step, index, refill)
+            Group(index, self.problems[index], mode, refill=refill, occurrence=occurrence)
+            for index, occurrence in zip(indices, occurrences(indices), strict=True)
+            for mode in self._modes_of(step, index, refill, occurrence)
         ]
         asked = {
             f"{place}/{number}": (group, self._seed(step, refill, group, number))
@@ -150,13 +176,25 @@ class Sampler:
         )
 
     def _seed(self, step: int, refill: int, group: Group, number: int) -> int:
+        # A problem drawn again goes on counting where its completions before it stopped.
+        number += group.occurrence * self.group_size
         return derive_seed(self.seed, "rollout", step, refill, group.problem.id, group.mode.value, number)
 
-    def _modes_of(self, step: int, index: int, refill: int) -> tuple[Mode, ...]:
+    def _modes_of(self, step: int, index: int, refill: int, occurrence: int) -> tuple[Mode, ...]:
         """In which modes a problem is rolled out, drawn by share."""
         random = Random(derive_seed(self.seed, "mode", step, refill, self.problems[index].id))
-        (name,) = random.choices(list(self.modes), list(self.modes.values()))
+        name = random.choices(list(self.modes), list(self.modes.values()), k=occurrence + 1)[-1]
         return (Mode.ON, Mode.OFF) if name == "both" else (Mode(name),)
+
+
+def occurrences(indices: Sequence[int]) -> list[int]:
+    """Of each: how often it stood before."""
+    seen: Counter[int] = Counter()
+    found = []
+    for index in indices:
+        found.append(seen[index])
+        seen[index] += 1
+    return found
 
 
 def answer_and_grade(

@@ -85,12 +85,13 @@ def run_grpo(config: GRPOConfig) -> TrainResult:
 def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards: Rewards) -> TrainResult:
     problems, curriculum = _curriculum(config)
     require_rewards(problems, rewards)
-    if any(problem.grader == "code" for problem in problems):
-        require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     held_out: list[list[Problem]] = []
     if config.eval_every:
-        asked = config.eval_tasks or config.tasks
-        held_out = held_out_problems(asked, config.eval_size, config.seed, problems)
+        tasks = config.eval_tasks or config.tasks
+        held_out = held_out_problems(tasks, config.eval_size, config.seed, problems)
+    asked = [*problems, *(problem for level in held_out for problem in level)]
+    if any(problem.grader == "code" for problem in asked):
+        require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
     write_problems(problems, config.output)
     if config.prompted:
         problems = [prompted(problem) for problem in problems]
@@ -109,7 +110,7 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     try:
         with (
             WorkerPool(config.workers) as pool,
-            sandboxes_for(problems, config.workers, unsafe=config.unsafe_code) as sandboxes,
+            sandboxes_for(asked, config.workers, unsafe=config.unsafe_code) as sandboxes,
         ):
             graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(
@@ -121,15 +122,27 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
                 config.output,
                 masters=trained.masters,
                 resume_command=resume_command("grpo", config),
+                on_step=lambda row: _show(config) if _is_between(row["step"], config) else None,
             )
     finally:
-        metrics = config.output / "metrics.jsonl"
-        if metrics.exists() and (rows := read_metrics(metrics)):
-            plot_run(rows, config.output)
-            plot_curriculum(rows, config.output)
-            write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
+        _show(config)
     trained.save(config)
     return result(config)
+
+
+def _is_between(step: int, config: GRPOConfig) -> bool:
+    """Whether a checkpoint follows after `step` steps, and further steps after that."""
+    every = config.checkpoint_every
+    return bool(every) and step % every == 0 and step < config.steps
+
+
+def _show(config: GRPOConfig) -> None:
+    """Write the plots and the page of rollouts as they are now."""
+    metrics = config.output / "metrics.jsonl"
+    if metrics.exists() and (rows := read_metrics(metrics)):
+        plot_run(rows, config.output)
+        plot_curriculum(rows, config.output)
+        write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
 
 
 def _method(
@@ -179,7 +192,7 @@ def _method(
         plan,
         RolloutLog(config.output, done=done),
         device=device,
-        first=FirstBatch(config.output, thresholds),
+        first=FirstBatch(config.output, thresholds, graders),
         watch=Watch(read_metrics(config.output / "metrics.jsonl")[:done] if done else []),
         reference=Reference(model, config.reference_every) if objective.kl else None,
         held_out=_held_out(config, held_out, sampler) if held_out else None,

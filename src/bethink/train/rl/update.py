@@ -1,11 +1,13 @@
 """From a step's groups to what an optimizer update learns: advantages of tokens, and the micro-batches with all that is known of each.
 
 A completion's advantage goes to all its tokens. A process reward's credit goes to the tokens of its stretch of text on top of that,
-on the same scale. Groups without signal take no part in the backward pass, but count where the loss is a mean.
+on a scale of its own (`objective.credit_scale`). Groups without signal take no part in the backward pass, but count where the loss is a mean; with a KL
+term they do.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -18,7 +20,7 @@ from torch import Tensor
 from bethink.train.batch import Group as PromptGroup
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.rl.choices import Objective
-from bethink.train.rl.objective import PolicyLoss, advantages, aggregation_weights
+from bethink.train.rl.objective import PolicyLoss, advantages, aggregation_weights, credit_scale
 from bethink.train.rl.rollouts import Group, Rollout
 from bethink.train.token_store import Sample
 
@@ -46,7 +48,7 @@ class Update:
     """What one optimizer update learns: `rollouts` in order, the tokens of all one behind the other (axis M).
 
     capacity: tokens in a micro-batch, about; longest: tokens a completion may have at most, for the constant aggregation; cap: see
-    `objective.importance_weight`. Groups without signal are left out unless a KL term in the loss acts on them.
+    `objective.importance_weight`. Groups without signal are left out unless a KL term acts on them.
     """
 
     def __init__(
@@ -63,14 +65,12 @@ class Update:
         counted = [rollout for group in groups for rollout in group.counted]
         lengths = torch.tensor([len(rollout.token_ids) for rollout in counted])
         weights = aggregation_weights(lengths, objective.aggregation, longest).tolist() if counted else []
-        scales: list[float] = []
-        for group in groups:
-            scales += [_set_advantages(group, objective)] * len(group.counted)
-        self.groups = [g for g in groups if g.counted and (objective.kl_in_loss or g.has_signal)]
+        each = [advantage_T for group in groups for advantage_T in token_advantages(group, objective, decode)]
+        self.groups = [g for g in groups if g.counted and (objective.kl > 0 or g.has_signal)]
         learned = {id(rollout) for group in self.groups for rollout in group.counted}
-        chosen = [one for one in zip(counted, weights, scales, strict=True) if id(one[0]) in learned]
+        chosen = [one for one in zip(counted, weights, each, strict=True) if id(one[0]) in learned]
         self.rollouts = [rollout for rollout, _, _ in chosen]
-        self.advantage_M = _joined(token_advantages(rollout, scale, decode) for rollout, _, scale in chosen)
+        self.advantage_M = _joined(advantage_T for _, _, advantage_T in chosen)
         self.sampler_M = sampler_logprobs(self.rollouts)
         self.weight_M = _joined(
             torch.full((len(rollout.token_ids),), weight) for rollout, weight, _ in chosen
@@ -131,36 +131,63 @@ def sample_of(rollout: Rollout) -> Sample:
     )
 
 
-def token_advantages(rollout: Rollout, scale: float, decode: Decode) -> Tensor:
-    """The advantage of each of a completion's tokens, float32. scale: what rewards of its group were multiplied by."""
-    advantage_T = torch.full((len(rollout.token_ids),), rollout.advantage)
-    for credit in rollout.scored.credits:
-        first = tokens_before(decode, rollout.token_ids, credit.start + 1) - 1
-        last = tokens_before(decode, rollout.token_ids, credit.end)
-        advantage_T[first:last] += scale * credit.value
-    return advantage_T
+def token_advantages(group: Group, objective: Objective, decode: Decode) -> list[Tensor]:
+    """The advantage of each token of every completion that counts [T], float32; the completions' own are written into them.
 
-
-def tokens_before(decode: Decode, token_ids: Sequence[int], characters: int) -> int:
-    """The fewest tokens whose text has so many characters; all of them where the text is shorter."""
-    low, high = 0, len(token_ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(decode(token_ids[:middle])) >= characters:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _set_advantages(group: Group, objective: Objective) -> float:
-    """Give each completion that counts its advantage; returns what rewards of the group were multiplied by."""
+    Rewards are taken less their KL penalty, where there is one.
+    """
     counted = group.counted
-    reward_G = torch.tensor([rollout.reward for rollout in counted], dtype=torch.float32)
-    found_G, scale = advantages(reward_G, objective.advantage)
-    for rollout, advantage in zip(counted, found_G.tolist(), strict=True):
+    if not counted:
+        return []
+    paid = [rollout.reward - (rollout.kl_penalty or 0.0) for rollout in counted]
+    reward_G = torch.tensor(paid, dtype=torch.float32)
+    for rollout, advantage in zip(counted, advantages(reward_G, objective.advantage).tolist(), strict=True):
         rollout.advantage = advantage
-    return scale
+    credits = [token_credits(rollout, decode) for rollout in counted]
+    largest_G = torch.stack([credit_T.abs().max() for credit_T in credits])
+    scale = credit_scale(reward_G, largest_G, objective.advantage)
+    return [rollout.advantage + scale * credit_T for rollout, credit_T in zip(counted, credits, strict=True)]
+
+
+def token_credits(rollout: Rollout, decode: Decode) -> Tensor:
+    """What process rewards gave to each of a completion's tokens [T], float32, times their weights: a credit goes to every token that
+    holds a character of its stretch, whole or in part."""
+    credit_T = torch.zeros(len(rollout.token_ids))
+    for credit in rollout.scored.credits:
+        first, last = tokens_of(decode, rollout.token_ids, credit.start, credit.end)
+        credit_T[first:last] += credit.value
+    return credit_T
+
+
+def tokens_of(decode: Decode, token_ids: Sequence[int], start: int, end: int) -> tuple[int, int]:
+    """The stretch of tokens [first, last) that hold the characters [start, end) of their text.
+
+    A character may be up to four tokens, of a byte each. What the decoder writes for a part of one is not in the whole text, and tells the
+    part apart; some decoders then spoil the whole characters before it, too, so that these are counted where they were still whole.
+    """
+    text = decode(token_ids)
+
+    def whole(count: int) -> tuple[int, bool]:
+        """Characters that are complete after so many tokens, and whether a part of the next one is there."""
+        found = decode(token_ids[:count])
+        complete = _shared(found, text)
+        if complete == len(found):
+            return complete, False
+        before = range(max(count - 3, 0), count)
+        return max(complete, *(_shared(decode(token_ids[:n]), text) for n in before)), True
+
+    counts = range(len(token_ids) + 1)
+    return (
+        bisect_left(counts, start + 1, key=lambda count: sum(whole(count))) - 1,
+        bisect_left(counts, end, key=lambda count: whole(count)[0]),
+    )
+
+
+def _shared(found: str, text: str) -> int:
+    """How many characters both begin with."""
+    if text.startswith(found):
+        return len(found)
+    return bisect_left(range(len(found)), True, key=lambda last: not text.startswith(found[: last + 1]))
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bethink.chat.toggle import Mode
@@ -19,13 +20,16 @@ class Watch:
         self._rows = [_watched(row) for row in rows]
         self._said: set[tuple[str, str]] = set()
 
-    def see(self, row: Mapping[str, Any]) -> None:
-        """One more step's metrics."""
+    def see(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """One more step's metrics → the warnings that hold after it, as they stand in metrics.jsonl: kind, about, since, text."""
         self._rows.append(_watched({**row, "step": len(self._rows) + 1}))
-        held = {(found.kind, found.about): found.text for found in warnings(self._rows)}
-        for key in held.keys() - self._said:
-            warn(f"step {len(self._rows)}: {held[key]}; read rollouts.html")
+        found = warnings(self._rows)
+        held = {(warned.kind, warned.about): warned.text for warned in found}
+        for key, text in held.items():
+            if key not in self._said:
+                warn(f"step {len(self._rows)}: {text}; read rollouts.html")
         self._said = set(held)
+        return [asdict(warned) for warned in found]
 
 
 def _watched(row: Mapping[str, Any]) -> WatchRow:
@@ -37,7 +41,16 @@ def _watched(row: Mapping[str, Any]) -> WatchRow:
         accuracy=by_mode("pass"),
         compliance=by_mode("compliance"),
         tokens=by_mode("tokens"),
-        parts={key.removeprefix(_PART): value for key, value in row.items() if key.startswith(_PART)},
+        parts={
+            key.removeprefix(_PART): value
+            for key, value in row.items()
+            if key.startswith(_PART) and not _is_of_a_mode(key, row)
+        },
         reward=row["reward"],
         disagreement=row["disagreement"],
     )
+
+
+def _is_of_a_mode(key: str, row: Mapping[str, Any]) -> bool:
+    """Whether this is a part's mean in one mode, beside the one of all."""
+    return any(key.endswith(f"_{mode}") and key.removesuffix(f"_{mode}") in row for mode in Mode)

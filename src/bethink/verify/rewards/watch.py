@@ -7,7 +7,7 @@ a slow slide is seen as well as a sudden one.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -80,21 +80,27 @@ class Warned:
     text: str
 
 
-def disagreement(groups: Sequence[tuple[Sequence[Attempt], Sequence[Scored]]]) -> float | None:
+def disagreement(
+    groups: Sequence[tuple[Sequence[Attempt], Sequence[Scored]]], *, of: str | None = None
+) -> float | None:
     """Of all pairs of a right and a wrong attempt of one group, the share in which the wrong one's total is at least as high.
 
-    None where there is no such pair. Attempts that were not graded or are masked are left out.
+    of: a reward's name: the share in which its value for the wrong one is the higher one; a reward that has the same for both is not
+    against the answer, and leaves the total to the others. None where there is no such pair. Attempts that were not graded or are masked
+    are left out.
     """
     pairs = against = 0
     for attempts, scores in groups:
         right: list[float] = []
         wrong: list[float] = []
         for attempt, scored in zip(attempts, scores, strict=True):
-            if scored.total is not None and attempt.verdict.counts:
-                (right if attempt.verdict.correct else wrong).append(scored.total)
+            value = scored.total if of is None else scored.parts.get(of)
+            if scored.total is not None and value is not None and attempt.verdict.counts:
+                (right if attempt.verdict.correct else wrong).append(value)
         wrong.sort()
+        below = bisect_left if of is None else bisect_right
         pairs += len(right) * len(wrong)
-        against += sum(len(wrong) - bisect_left(wrong, total) for total in right)
+        against += sum(len(wrong) - below(wrong, value) for value in right)
     return against / pairs if pairs else None
 
 
