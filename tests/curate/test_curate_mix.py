@@ -37,7 +37,7 @@ def _sources(draw: st.DrawFn, fills: bool = False) -> tuple[list[tuple[int, int]
         for index in range(len(found))
     ]
     if len(found) > 1 and draw(st.booleans()):
-        sources[-1] = Source("", None)
+        sources[-1] = Source("", Fraction(0))
     return found, sources
 
 
@@ -55,7 +55,7 @@ def test_the_scarcest_source_is_taken_whole_and_the_others_have_their_parts(
     assert any(rows[index] == sum(found[index]) for index in fixed)
     for index, (pair, source) in enumerate(zip(result, sources, strict=True)):
         assert all(0 <= share.taken <= share.balanced == share.mixed <= share.found for share in pair)
-        if source.parts is None:
+        if not source.parts:
             assert rows[index] == 0
         else:
             assert rows[index] == min(sum(found[index]), int(source.parts * scale))

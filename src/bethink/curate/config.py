@@ -155,7 +155,7 @@ class CurateConfig(StrictModel):
         sources = read_sources(self.mix)
         if by_input(sources) or any(source.name == ANY for source in sources):
             return sources
-        return (*sources, Source("", None))
+        return (*sources, Source("", Fraction(0)))
 
     @property
     def think(self) -> ThinkFormat:

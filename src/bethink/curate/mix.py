@@ -24,11 +24,11 @@ _PARTS = re.compile(rf"({UP_TO})?(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A part of the rows. name: the number of an input, a category or `any`; parts: its share, None for rows that get none; fills: it
+    """A part of the rows. name: the number of an input, a category or `any`; parts: its share, 0 for rows that get none; fills: it
     has up to these parts."""
 
     name: str
-    parts: Fraction | None
+    parts: Fraction
     fills: bool = False
 
 
@@ -90,7 +90,7 @@ def shares(
     if on_per_off is not None:
         on_share = on_per_off / (1 + on_per_off)
         scale = min(scale, _most_with_ratio(found, sources, on_share))
-        on = math.floor(scale * on_share * sum(source.parts or 0 for source in sources))
+        on = math.floor(scale * on_share * sum(source.parts for source in sources))
     balanced = _by_mode(found, _rows(found, sources, scale), on)
     taken = _taken(balanced, sources, max_samples)
     result = []
@@ -121,8 +121,7 @@ def _whole(values: Sequence[Fraction], total: int) -> list[int]:
 def _rows(found: Sequence[Pair], sources: Sequence[Source], scale: Fraction) -> list[int]:
     """Rows of each source at `scale` rows a part."""
     return [
-        min(sum(rows), math.floor((source.parts or 0) * scale))
-        for rows, source in zip(found, sources, strict=True)
+        min(sum(rows), math.floor(source.parts * scale)) for rows, source in zip(found, sources, strict=True)
     ]
 
 
