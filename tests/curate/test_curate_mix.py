@@ -111,7 +111,7 @@ def test_rows_are_left_out_evenly_along_their_source_and_nothing_stands_twice(tm
     keys = keys_of(rng, 3000)
     keys["source"] = rng.random(3000) < 0.8
     keys["verdict"] = KEPT
-    sources = read_sources({"1": 1, "2": 2})
+    sources = read_sources({"1": "1", "2": "2"})
     with Curriculum(tmp_path) as curriculum:
         for index in range(3):
             curriculum.add(index, keys[index * 1000 : (index + 1) * 1000])
@@ -249,6 +249,8 @@ def test_a_source_without_a_good_row_and_shares_that_cannot_be_are_one_error(
 ) -> None:
     with pytest.raises(DataError, match="`science` has a share in the mix and not one good row"):
         curate(config(files, tmp_path / "none", tiny_tokenizer_dir, {"science": 1, "any": 1}))
+    with pytest.raises(DataError, match="--limit takes the first rows"):
+        curate(config(files, tmp_path / "few", tiny_tokenizer_dir, {"1": 1, "any": 1}, limit=10))
     own_and_more = (files[0], files[2])  # all of one mode, all of the other
     with pytest.raises(DataError, match="both the shares of --mix and the ratio"):
         curate(config((files[0],), tmp_path / "one", tiny_tokenizer_dir, {"1": 1}, on_off_ratio="1:1"))
@@ -261,6 +263,7 @@ def test_a_source_without_a_good_row_and_shares_that_cannot_be_are_one_error(
     [
         ({"1": 0, "2": 1}, {}, "1=0 is no share"),
         ("1,2=1", {}, "1= is no share"),
+        ("1=1,2=1,1=3", {}, "a source stands twice"),
         ({"1": 1, "2": "at most 3"}, {}, "2=at most 3 is no share"),
         ({"1": "up to 1", "2": "up to 3"}, {}, "nothing says how many rows"),
         ({"1": 1, "3": 1}, {}, "there are 2 inputs"),
@@ -277,8 +280,8 @@ def test_a_mix_that_means_nothing_is_refused(mix: Any, more: dict[str, Any], sai
 
 
 def test_numbers_name_inputs_and_words_categories() -> None:
-    assert by_input(read_sources({"1": 1, "any": 2}))
-    assert not by_input(read_sources({"1": 1, "chat": 2}))
+    assert by_input(read_sources({"1": "1", "any": "2"}))
+    assert not by_input(read_sources({"1": "1", "chat": "2"}))
 
 
 def test_the_command_mixes_and_says_by_source_what_was_kept(

@@ -47,14 +47,17 @@ def _mix(value: Any) -> Any:
     """Shares by source: a mapping, or text as in `1=3,any=1`."""
     if isinstance(value, str):
         pairs = [part.partition("=") for part in value.split(",")]
-        value = {name.strip(): share.strip() for name, _, share in pairs}
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a source stands twice in {value!r}")
+        value = {name: share for name, (_, _, share) in zip(names, pairs, strict=True)}
     if isinstance(value, dict):
-        value = {str(name): share for name, share in value.items()}
+        value = {str(name): str(share).strip() for name, share in value.items()}
         read_sources(value)
     return value
 
 
-Mix = Annotated[dict[str, int | float | str], BeforeValidator(_mix), Field(max_length=250)]
+Mix = Annotated[dict[str, str], BeforeValidator(_mix), Field(max_length=250)]
 
 
 class CurateConfig(StrictModel):

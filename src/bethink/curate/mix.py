@@ -50,14 +50,14 @@ Pair = tuple[int, int]
 """Rows with thinking on and off."""
 
 
-def read_sources(mix: Mapping[str, str | int | float]) -> tuple[Source, ...]:
+def read_sources(mix: Mapping[str, str]) -> tuple[Source, ...]:
     """The sources of a mix, in its order. Raises ValueError for a share that is none, and where no source decides the number of rows."""
     sources = []
     for name, share in mix.items():
-        found = _PARTS.fullmatch(str(share).strip())
+        found = _PARTS.fullmatch(share)
         if not name or found is None or not float(found[2]):
             raise ValueError(
-                f"{name}={share} is no share: write a number above 0 (reasoning=3,general=1) or `{UP_TO}` one (1=1,any={UP_TO}3)"
+                f"{name}={share} is no share: write a number above 0 (1=3,any=1), or `{UP_TO}3` for a source that fills up"
             )
         sources.append(Source(name, Fraction(found[2]), fills=found[1] is not None))
     if all(source.fills for source in sources):

@@ -101,7 +101,7 @@ def check(report: Report, config: CurateConfig) -> None:
     if report.rows.read == 0:
         raise DataError("the input files hold no rows", where=", ".join(map(str, config.input)))
     if report.rows.kept == 0 and any(source["good"] for source in report.sources):
-        raise _no_mix(report, rejects)
+        raise _no_mix(report, config, rejects)
     if report.rows.kept == 0:
         worst = report.worst
         raise DataError(
@@ -298,12 +298,16 @@ def _explain_disk(output: Path) -> Iterator[None]:
         raise OutputError(what, where=str(output), fix=resume) from error
 
 
-def _no_mix(report: Report, rejects: str | None) -> DataError:
+def _no_mix(report: Report, config: CurateConfig, rejects: str | None) -> DataError:
     """There are good rows and not one was taken: a source has none, or none of a mode that the ratio asks of it."""
     nothing = next((one["source"] for one in report.sources if one["share"] and not one["good"]), None)
     if nothing is not None:
         what = f"`{nothing}` has a share in the mix and not one good row, so nothing can be mixed"
-        fix = "look at the rejects, which say why its rows were dropped; or leave it out of --mix"
+        fix = (
+            "read more: --limit takes the first rows of all inputs together"
+            if config.limit
+            else "look at the rejects, which say why its rows were dropped; or leave it out of --mix"
+        )
     else:
         what = "no rows have both the shares of --mix and the ratio of --on-off-ratio: sources with a share lack one of the modes"
         fix = "leave one of the two out, or change it"
