@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bethink.curate.curriculum import Curriculum, position, shares, thin
+from bethink.curate.curriculum import Curriculum, position, thin
+from bethink.curate.mix import WHOLE, shares
 from bethink.curate.report import _histogram
 from bethink.curate.spill import KEPT, KEY_FIELDS, REASONS
 
@@ -53,7 +54,7 @@ def test_thinning_keeps_the_number_asked_for_spread_evenly(count: int, share: fl
 def test_shares_keep_the_ratio_and_the_maximum(
     on: int, off: int, ratio: Fraction | None, most: int | None
 ) -> None:
-    by_mode = shares(on, off, ratio, most)
+    (by_mode,) = shares([(on, off)], WHOLE, ratio, most)
     for share, found in zip(by_mode, (on, off), strict=True):
         assert 0 <= share.taken <= share.balanced <= share.found == found
     balanced_on, balanced_off = (share.balanced for share in by_mode)
@@ -104,9 +105,8 @@ def test_verdicts_and_places_agree_with_a_plain_sort(
     good = ~repeated & (keys["verdict"] == KEPT)
     assert (found[0][repeated] == REASONS.index("duplicate")).all()
     assert (found[0][~repeated & ~good] == REASONS.index("max_tokens")).all()
-    by_mode = shares(
-        int((good & (keys["mode"] == 0)).sum()), int((good & (keys["mode"] == 1)).sum()), ratio, most
-    )
+    counts = int((good & (keys["mode"] == 0)).sum()), int((good & (keys["mode"] == 1)).sum())
+    (by_mode,) = shares([counts], WHOLE, ratio, most)
     for mode, share in enumerate(by_mode):
         order = [
             i for i in np.argsort(keys["difficulty"], kind="stable") if good[i] and keys["mode"][i] == mode

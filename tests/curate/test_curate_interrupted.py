@@ -33,7 +33,7 @@ from bethink.curate.pipeline import curate
 if __name__ == "__main__":
     source, output, tokenizer, *flags = sys.argv[1:]
     try:
-        curate(CurateConfig(input=(Path(source),), output=Path(output), tokenizer=tokenizer, workers=2, block_bytes=10_000,
+        curate(CurateConfig(input=tuple(sorted(Path(source).iterdir())), mix={"1": 2, "any": 3}, output=Path(output), tokenizer=tokenizer, workers=2, block_bytes=10_000,
                             max_completion_tokens=1200, max_bad_share=1.0, resume="resume" in flags))
     except BethinkError as error:
         print(f"error: {error}", file=sys.stderr)

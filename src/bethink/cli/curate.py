@@ -46,6 +46,10 @@ def curate(
     generator: Annotated[list[str] | None, typer.Option(help="Keep only this generator; repeatable.")] = None,
     version: Annotated[list[str] | None, typer.Option(help="Keep only this version; repeatable.")] = None,
     dedup: Annotated[bool, typer.Option(help="Drop exact repeats of prompt and output.")] = True,
+    mix: Annotated[
+        str | None,
+        typer.Option(help="Shares by source: 1=3,2=1 by input, math=3,any=1 by category; up to 3 fills up."),
+    ] = None,
     on_off_ratio: Annotated[
         str, typer.Option(help="Thinking-on to thinking-off rows, such as 1:1; any keeps what there is.")
     ] = "any",
@@ -100,6 +104,7 @@ def curate(
         "max_tokens": max_tokens,
         "max_completion_tokens": max_completion_tokens,
         "dedup": dedup,
+        "mix": mix,
         "on_off_ratio": on_off_ratio,
         "max_samples": max_samples,
         "difficulty": difficulty,
@@ -150,6 +155,12 @@ def _show(report: Report) -> None:
     modes = f"{report.modes['on']:,} thinking on, {report.modes['off']:,} thinking off"
     table.add_row("kept", "", f"{report.rows.kept:,}", modes, style="bold")
     out.print(table)
+    for source in report.sources:
+        name, share = source["source"] or "rows of no source", source["share"]
+        out.print(
+            f"mix: {name}{f' (share {share})' if share else ''}: {source['kept']:,} of {source['good']:,} good rows kept",
+            highlight=False,
+        )
     for name, rows in report.skipped.items():
         out.print(
             f"{name}: skipped for {rows:,} of {report.rows.read:,} rows, for want of the field it asks about",

@@ -22,6 +22,7 @@ from bethink.core.files import dump_line
 from bethink.curate.config import CurateConfig
 from bethink.curate.filters import build_filters, first_drop
 from bethink.curate.limits import TokenLimits
+from bethink.curate.mix import ANY, by_input
 from bethink.curate.read import Block, Row, read_rows
 from bethink.curate.schema import Drop, Sample, read_line, read_row
 from bethink.curate.spill import KEPT, MODES, REASONS, Header, Key, block_path, write_block
@@ -72,6 +73,10 @@ class Workshop:
         self._rules = build_filters(config, LanguageJudge().judge)
         self._limits = TokenLimits(config, self._tokenizer, order.words_per_token)
         self._control = control_tokens(self._tokenizer, config.think)
+        sources = config.sources
+        self._by_input = by_input(sources)
+        self._sources = {source.name.casefold(): index for index, source in enumerate(sources)}
+        self._rest = self._sources.pop(ANY, len(sources) - 1)
 
     def finish(self, block: Block) -> Done:
         """Work through a block and leave it on disk. Raises OutputError when it cannot be written."""
@@ -91,7 +96,7 @@ class Workshop:
             else:
                 found = self._survivor(sample, digest)
             seen.add(digest)
-            keys.append(_key(number, sample.mode, digest, found))
+            keys.append(_key(number, self._source(sample, block), sample.mode, digest, found))
             if isinstance(found, Drop):
                 header.details[str(number)] = found.detail
             else:
@@ -108,6 +113,15 @@ class Workshop:
         if isinstance(sample, Drop):
             return sample
         return first_drop(sample, self._rules, skipped) or sample
+
+    def _source(self, sample: Sample, block: Block) -> int:
+        """The index of the row's source in the mix: that of its input, or the first that its categories name."""
+        if self._by_input:
+            names = [str(block.input + 1)]
+        else:
+            names = [name.casefold() for name in sample.labels.get("category", ())]
+        found = (self._sources[name] for name in names if name in self._sources)
+        return min(found, default=self._rest)
 
     def _survivor(self, sample: Sample, digest: bytes) -> _Survivor | Drop:
         """The row rendered and tokenized, or the reason why it is dropped after all."""
@@ -184,11 +198,20 @@ def _digest(sample: Sample) -> bytes:
     return digest.digest()
 
 
-def _key(row: int, mode: Mode, digest: bytes, found: _Survivor | Drop) -> Key:
+def _key(row: int, source: int, mode: Mode, digest: bytes, found: _Survivor | Drop) -> Key:
     high, low = struct.unpack(">QQ", digest)
     code = MODES.index(mode)
     if isinstance(found, Drop):
-        return Key(row, code, REASONS.index(found.reason), 0.0, 0, 0, high, low, 0)
+        return Key(row, source, code, REASONS.index(found.reason), 0.0, 0, 0, high, low, 0)
     return Key(
-        row, code, KEPT, found.difficulty, found.tokens, found.completion_tokens, high, low, len(found.line)
+        row,
+        source,
+        code,
+        KEPT,
+        found.difficulty,
+        found.tokens,
+        found.completion_tokens,
+        high,
+        low,
+        len(found.line),
     )

@@ -6,14 +6,13 @@ import os
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
 from bethink.core.config import StrictModel
-
-ANY = "any"
+from bethink.curate.mix import ANY, WHOLE, Source, by_input, read_sources
 
 
 def _names(value: Any) -> Any:
@@ -44,6 +43,23 @@ def _paths(value: Any) -> Any:
     return paths
 
 
+def _mix(value: Any) -> Any:
+    """Shares by source: a mapping, or text as in `1=3,any=1`."""
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",")]
+        names = [name.strip() for name, _, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a source stands twice in {value!r}")
+        value = {name: share for name, (_, _, share) in zip(names, pairs, strict=True)}
+    if isinstance(value, dict):
+        value = {str(name): str(share).strip() for name, share in value.items()}
+        read_sources(value)
+    return value
+
+
+Mix = Annotated[dict[str, str], BeforeValidator(_mix), Field(max_length=250)]
+
+
 class CurateConfig(StrictModel):
     """One curation run.
 
@@ -53,6 +69,7 @@ class CurateConfig(StrictModel):
     boxed: "math" asks rows of the category math for a filled \\boxed{} in the answer.
     max_tokens, max_completion_tokens: limits after the chat template, end of turn included.
     think_open, think_close: the tags the model marks its thinking with; rows may have these or the usual ones.
+    mix: shares by source, {"1": 3, "any": 1}: an input by its number from 1, or a category; `any` is the rest. "up to 3" fills up.
     on_off_ratio: "A:B" keeps A thinking-on rows for every B thinking-off rows.
     max_samples: keep this many, evenly spaced over the curriculum of each mode.
     difficulty: what the curriculum rises by: "completion_tokens", "thinking_tokens" or "field:NAME" (a number in the row).
@@ -77,6 +94,7 @@ class CurateConfig(StrictModel):
     toggle_style: ToggleStyle = ToggleStyle.SYSTEM
     think_open: str = Field(default=DEFAULT_FORMAT.open, min_length=1)
     think_close: str = Field(default=DEFAULT_FORMAT.close, min_length=1)
+    mix: Mix | None = None
     on_off_ratio: str = ANY
     max_samples: Annotated[int, Field(ge=1)] | None = None
     difficulty: str = "completion_tokens"
@@ -104,6 +122,43 @@ class CurateConfig(StrictModel):
         if value not in {"completion_tokens", "thinking_tokens"} and not re.fullmatch(r"field:.+", value):
             raise ValueError(f"{value!r} is not known: use completion_tokens, thinking_tokens or field:NAME")
         return value
+
+    @model_validator(mode="after")
+    def _mix_fits(self) -> Self:
+        if self.mix is None:
+            return self
+        sources = self.sources
+        names = [source.name.casefold() for source in sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"mix names a source twice: {', '.join(self.mix)}")
+        if by_input(sources):
+            inputs = [str(number) for number in range(1, len(self.input) + 1)]
+            if strange := [name for name in names if name not in (*inputs, ANY)]:
+                raise ValueError(
+                    f"mix gives input {strange[0]} a share, and there are {len(inputs)} inputs, counted from 1"
+                )
+            unnamed = [number for number in inputs if number not in names]
+            if unnamed and ANY not in names:
+                raise ValueError(
+                    f"mix gives input {unnamed[0]} no share: name it, or `{ANY}` for all inputs not named"
+                )
+            if not unnamed and ANY in names:
+                raise ValueError(f"mix gives `{ANY}` a share, and every input is named: leave `{ANY}` out")
+        if self.on_per_off is not None and any(source.fills for source in sources):
+            raise ValueError(
+                "on_off_ratio needs a mix of fixed shares: leave it out, or write no `up to` in mix"
+            )
+        return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources of the mix; without one, all rows as one. Last, where the mix is of named categories alone, the rows of no source."""
+        if self.mix is None:
+            return WHOLE
+        sources = read_sources(self.mix)
+        if by_input(sources) or any(source.name == ANY for source in sources):
+            return sources
+        return (*sources, Source("", Fraction(0)))
 
     @property
     def think(self) -> ThinkFormat:

@@ -1,20 +1,20 @@
 """Which survivors are taken, and in which order: the curriculum.
 
 Works on one compact key per row, never on text. A table on disk (DuckDB, which sorts out of core) finds the repeats and puts each
-mode's rows in order of difficulty, ties in the order of the input; the rest is arithmetic on a row's rank within its mode, so memory
-stays flat however many rows there are.
+mode's rows in order of difficulty, ties in the order of the input; the rest is arithmetic on a row's rank within its mode and source, so
+memory stays flat however many rows there are.
 
 The two modes are interleaved in proportion: row r of n stands at (r + 1/2) / n of the way, so that any stretch of the curriculum has
 the share of each mode that the whole has, to within a row or two, and difficulty never falls within a mode. Rows that are too many
-(beyond the ratio or the number asked for) are taken out evenly over the ranks, which keeps the difficulties as they were.
+(beyond their source's share, the ratio or the number asked for: `mix` counts them) are taken out evenly over their source's ranks in the
+mode, which keeps the difficulties as they were.
 
 Source: the order is NVIDIA's recipe ("split on/off, sort each by completion tokens, interleave"), with the interleaving proportional.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,36 +24,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bethink.curate.mix import WHOLE, Share, Source, shares
 from bethink.curate.spill import KEPT, KEY_FIELDS, REASONS
 
 MEMORY_LIMIT = "192MB"
 _BATCH = 65_536
-_DUPLICATE, _RATIO, _MAX = (REASONS.index(name) for name in ("duplicate", "on_off_ratio", "max_samples"))
+_DUPLICATE, _MIX, _RATIO, _MAX = (
+    REASONS.index(name) for name in ("duplicate", "mix", "on_off_ratio", "max_samples")
+)
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """How many rows of one mode there are (found), may stay for the ratio's sake (balanced), and are taken."""
-
-    found: int
-    balanced: int
-    taken: int
-
-
-def shares(on: int, off: int, on_per_off: Fraction | None, max_samples: int | None) -> tuple[Share, Share]:
-    """How many of `on` and `off` rows are taken: the larger side gives way to the ratio, both in proportion to the maximum."""
-    balanced_on, balanced_off = on, off
-    if on_per_off is not None:
-        balanced_on = min(on, int(off * on_per_off))
-        balanced_off = min(off, int(on / on_per_off))
-    taken_on, taken_off = balanced_on, balanced_off
-    total = balanced_on + balanced_off
-    if max_samples is not None and total > max_samples:
-        taken_on = round(Fraction(max_samples * balanced_on, total))
-        taken_off = max_samples - taken_on
-    return Share(on, balanced_on, taken_on), Share(off, balanced_off, taken_off)
 
 
 def thin(rank: Ints, of: int, keep: int) -> tuple[NDArray[np.bool_], Ints]:
@@ -85,7 +65,7 @@ class Curriculum:
         columns = ", ".join(f"{name} {_SQL_TYPES[kind]}" for name, kind in KEY_FIELDS)
         self._db.execute(f"CREATE TABLE keys (block UINTEGER, {columns})")
         self._db.execute(
-            "CREATE TABLE verdicts (block UINTEGER, row UINTEGER, verdict UTINYINT, place BIGINT, mode UTINYINT, "
+            "CREATE TABLE verdicts (block UINTEGER, row UINTEGER, verdict UTINYINT, place BIGINT, source UTINYINT, mode UTINYINT, "
             "difficulty DOUBLE, tokens UINTEGER, completion_tokens UINTEGER, size UINTEGER)"
         )
         self._waiting: list[pa.Table] = []
@@ -109,29 +89,42 @@ class Curriculum:
             self._insert("keys", pa.concat_tables(self._waiting))
             self._waiting = []
 
-    def arrange(self, *, dedup: bool, on_per_off: Fraction | None, max_samples: int | None) -> None:
-        """Give every key its verdict, and every row taken its place."""
+    def arrange(
+        self,
+        *,
+        dedup: bool,
+        sources: Sequence[Source] = WHOLE,
+        on_per_off: Fraction | None,
+        max_samples: int | None,
+    ) -> None:
+        """Give every key its verdict, and every row taken its place. sources: those of the mix, which the keys name by index."""
         self._store()
         self._db.execute("CREATE TABLE repeats (block UINTEGER, row UINTEGER)")
         if dedup:
             self._db.execute(_FIND_REPEATS)
         self._db.execute(f"INSERT INTO verdicts {_DROPPED}")
-        found = dict(self._rows(f"SELECT mode, count(*) FROM ({_CANDIDATES}) GROUP BY mode"))
-        by_mode = shares(found.get(0, 0), found.get(1, 0), on_per_off, max_samples)
-        taken = [share.taken for share in by_mode]
-        for mode, share in enumerate(by_mode):
+        counted = self._rows(f"SELECT source, mode, count(*) FROM ({_CANDIDATES}) GROUP BY source, mode")
+        found = {(source, mode): count for source, mode, count in counted}
+        pairs = [(found.get((index, 0), 0), found.get((index, 1), 0)) for index in range(len(sources))]
+        by_source = shares(pairs, sources, on_per_off, max_samples)
+        taken = [sum(pair[mode].taken for pair in by_source) for mode in (0, 1)]
+        for mode in (0, 1):
+            ranks = [_Ranks(pair[mode]) for pair in by_source]
             start = 0
             # The order is stored before it is read, so that no more than a batch of it is in memory at a time.
             self._db.execute(
                 f"CREATE OR REPLACE TABLE ordered AS {_CANDIDATES} AND mode = {mode} {_IN_ORDER}"
             )
             for batch in self._stream("SELECT * FROM ordered"):
-                rank = np.arange(start, start + len(batch), dtype=np.int64)
-                start += len(batch)
-                balanced, new_rank = thin(rank, share.found, share.balanced)
-                kept, new_rank = thin(new_rank, share.balanced, share.taken)
-                verdict = np.where(balanced, np.where(kept, KEPT, _MAX), _RATIO).astype(np.uint8)
-                place = np.where(verdict == KEPT, position(new_rank, mode, *taken), -1) if share.taken else -1
+                source = batch["source"].to_numpy()
+                verdict = np.empty(len(batch), np.uint8)
+                for index in np.unique(source):
+                    here = source == index
+                    verdict[here] = ranks[index].next(int(here.sum()))
+                kept = verdict == KEPT
+                rank = start + np.cumsum(kept, dtype=np.int64) - 1
+                start += int(kept.sum())
+                place = np.where(kept, position(rank, mode, *taken), -1) if taken[mode] else -1
                 self._insert("verdicts", _with_verdicts(batch, verdict, place))
         self._db.execute("DROP TABLE IF EXISTS ordered")
 
@@ -162,6 +155,16 @@ class Curriculum:
         found = dict(self._rows("SELECT verdict, count(*) FROM verdicts GROUP BY verdict"))
         return {name: found.get(code, 0) for code, name in enumerate(REASONS)}
 
+    def by_source(self) -> dict[tuple[int, str], int]:
+        """How many good rows of each source have each verdict, by the source's index and the verdict's name."""
+        good = ", ".join(map(str, (KEPT, _MIX, _RATIO, _MAX)))
+        return {
+            (source, REASONS[verdict]): count
+            for source, verdict, count in self._rows(
+                f"SELECT source, verdict, count(*) FROM verdicts WHERE verdict IN ({good}) GROUP BY source, verdict"
+            )
+        }
+
     def describe(self, sql: str) -> list[tuple[Any, ...]]:
         """The answer to a question about the rows taken, which the query names `taken`."""
         return self._rows(f"WITH taken AS (SELECT * FROM verdicts WHERE verdict = {KEPT}) {sql}")
@@ -182,7 +185,7 @@ class Curriculum:
 
 
 _SQL_TYPES = {"<u4": "UINTEGER", "u1": "UTINYINT", "<f8": "DOUBLE", "<u8": "UBIGINT"}
-_COLUMNS = "mode, difficulty, tokens, completion_tokens, size"
+_COLUMNS = "source, mode, difficulty, tokens, completion_tokens, size"
 
 # Only hashes that occur twice are looked at row by row. The first row of the input with a hash stays, whatever became of it later.
 _FIND_REPEATS = """
@@ -199,6 +202,22 @@ _CANDIDATES = (
     f"SELECT block, row, {_COLUMNS} FROM keys ANTI JOIN repeats USING (block, row) WHERE verdict = {KEPT}"
 )
 _IN_ORDER = "ORDER BY difficulty, block, row"
+
+
+class _Ranks:
+    """The rows of one source and mode as they come by in their order: `next` tells of the next ones what becomes of them."""
+
+    def __init__(self, share: Share) -> None:
+        self._share, self._seen = share, 0
+
+    def next(self, count: int) -> NDArray[np.uint8]:
+        share = self._share
+        rank = np.arange(self._seen, self._seen + count, dtype=np.int64)
+        self._seen += count
+        mixed, rank = thin(rank, share.found, share.mixed)
+        balanced, rank = thin(rank, share.mixed, share.balanced)
+        kept, _ = thin(rank, share.balanced, share.taken)
+        return np.where(mixed, np.where(balanced, np.where(kept, KEPT, _MAX), _RATIO), _MIX).astype(np.uint8)
 
 
 def _with_verdicts(batch: pa.Table, verdict: NDArray[np.uint8], place: Ints | int) -> pa.Table:

@@ -59,6 +59,7 @@ BLOCK_FILTERS = {
 """What is dropped afterwards, by what knows more than one row or has a tokenizer."""
 
 SELECTION = {
+    "mix": "beyond the share of their source in the mix",
     "on_off_ratio": "beyond the on:off ratio asked for",
     "max_samples": "beyond the number of samples asked for",
 }

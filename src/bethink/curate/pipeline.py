@@ -100,6 +100,8 @@ def check(report: Report, config: CurateConfig) -> None:
         )
     if report.rows.read == 0:
         raise DataError("the input files hold no rows", where=", ".join(map(str, config.input)))
+    if report.rows.kept == 0 and any(source["good"] for source in report.sources):
+        raise _no_mix(report, config, rejects)
     if report.rows.kept == 0:
         worst = report.worst
         raise DataError(
@@ -214,7 +216,12 @@ def _arrange_and_write(order: Order, files: Sequence[InputFile], blocks: int, to
     with Curriculum(work / "keys") as curriculum:
         for index in range(blocks):
             curriculum.add(index, read_block(block_path(work, index)).keys)
-        curriculum.arrange(dedup=config.dedup, on_per_off=config.on_per_off, max_samples=config.max_samples)
+        curriculum.arrange(
+            dedup=config.dedup,
+            sources=config.sources,
+            on_per_off=config.on_per_off,
+            max_samples=config.max_samples,
+        )
         if config.dry_run:
             tally = scatter(work, blocks, labels, curriculum, rejects=None, cuts=[0])
             return build_report(config, tokenizer_hash, files, tally, curriculum, [])
@@ -289,6 +296,22 @@ def _explain_disk(output: Path) -> Iterator[None]:
             ) from error
         what = "cannot write: the disk is full" if full else f"cannot sort: {said}"
         raise OutputError(what, where=str(output), fix=resume) from error
+
+
+def _no_mix(report: Report, config: CurateConfig, rejects: str | None) -> DataError:
+    """There are good rows and not one was taken: a source has none, or none of a mode that the ratio asks of it."""
+    nothing = next((one["source"] for one in report.sources if one["share"] and not one["good"]), None)
+    if nothing is not None:
+        what = f"`{nothing}` has a share in the mix and not one good row, so nothing can be mixed"
+        fix = (
+            "read more: --limit takes the first rows of all inputs together"
+            if config.limit
+            else "look at the rejects, which say why its rows were dropped; or leave it out of --mix"
+        )
+    else:
+        what = "no rows have both the shares of --mix and the ratio of --on-off-ratio: sources with a share lack one of the modes"
+        fix = "leave one of the two out, or change it"
+    return DataError(what, where=rejects, fix=fix)
 
 
 def _seen(config: CurateConfig, name: str) -> str:

@@ -27,13 +27,15 @@ _SKIP_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file to read. label: what rows of it are called, its path below the input it was found under; size: bytes on disk."""
+    """A file to read. label: what rows of it are called, its path below the input it was found under; size: bytes on disk; input: index of
+    that input, the first of several."""
 
     path: Path
     label: str
     format: str
     compression: str | None
     size: int
+    input: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ Row = bytes | dict[str, Any] | Drop
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows of one file. index: its place among all blocks; file: index of its file; size: bytes of input it stands for."""
+    """Consecutive rows of one file. index: its place among all blocks; file: index of its file; size: bytes of input it stands for;
+    input: index of the input the file was found under."""
 
     index: int
     file: int
     rows: ByteRange | list[Row]
     size: int
+    input: int = 0
 
 
 def find_inputs(
@@ -68,10 +72,10 @@ def find_inputs(
     being of no known format, is noted on stderr.
     Raises DataError for a path that does not exist, cannot be read or has no known format, and when nothing is left.
     """
-    found: dict[Path, tuple[Path, str]] = {}
+    found: dict[Path, tuple[Path, str, int]] = {}
     left_out: list[str] = []
     strange: list[str] = []
-    for path, label in _files_under(paths):
+    for path, label, root in _files_under(paths):
         real = Path(os.path.realpath(path))
         if exclude is not None and real.is_relative_to(os.path.realpath(exclude)):
             continue
@@ -80,7 +84,7 @@ def find_inputs(
         elif file_format(path)[0] == "unknown" or not path.is_file():
             strange.append(path.name)
         else:
-            found.setdefault(real, (path, label))
+            found.setdefault(real, (path, label, root))
     if not found:
         looked = ", ".join(str(path) for path in paths)
         if left_out:
@@ -93,15 +97,16 @@ def find_inputs(
         raise DataError("no input files", where=looked, fix=f"known formats: {known_formats()}{there}")
     if strange:
         note(f"not read, being of no known format: {_some(strange)}")
-    uses = Counter(label for _, label in found.values())
+    uses = Counter(label for _, label, _ in found.values())
     return [
         InputFile(
             path,
             _printable(label if uses[label] == 1 else path.as_posix()),
             *file_format(path),
             path.stat().st_size,
+            root,
         )
-        for path, label in found.values()
+        for path, label, root in found.values()
     ]
 
 
@@ -115,18 +120,18 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _files_under(roots: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """The files that `roots` are or hold, and what rows of each are called; in a directory hidden ones are left out."""
+def _files_under(roots: Sequence[Path]) -> Iterator[tuple[Path, str, int]]:
+    """The files that `roots` are or hold, what rows of each are called, and the root's index; in a directory hidden ones are left out."""
     try:
-        for root in (root.expanduser() for root in roots):
+        for index, root in enumerate(root.expanduser() for root in roots):
             if root.is_file():
                 if file_format(root)[0] == "unknown":
                     raise DataError(
                         "not a known file format", where=str(root), fix=f"known formats: {known_formats()}"
                     )
-                yield root, root.name
+                yield root, root.name, index
             elif root.is_dir():
-                yield from ((path, path.relative_to(root).as_posix()) for path in _walk(root))
+                yield from ((path, path.relative_to(root).as_posix(), index) for path in _walk(root))
             else:
                 raise DataError("the input does not exist", where=str(root), fix="check --input")
     except OSError as error:
@@ -173,13 +178,13 @@ def plan_blocks(
             left = None if left is None else left - rows
             for start in range(0, end, block_bytes):
                 stop = min(start + block_bytes, end)
-                yield Block(index, number, ByteRange(file.path, start, stop), stop - start)
+                yield Block(index, number, ByteRange(file.path, start, stop), stop - start, file.input)
                 index += 1
             continue
         for found, size in _unpacked(file, block_bytes, columns):
             rows_of_block = found if left is None else found[:left]
             left = None if left is None else left - len(rows_of_block)
-            yield Block(index, number, rows_of_block, size)
+            yield Block(index, number, rows_of_block, size, file.input)
             index += 1
             if left == 0:
                 break

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import Field
+
 from bethink import __version__
 from bethink.core.config import StrictModel
 from bethink.curate.config import CurateConfig
@@ -40,7 +42,8 @@ class Report(StrictModel):
     unreadable, unreadable_share: rows that could not be read, and their share of those read.
     broken_files: input files that could not be read to their end.
     skipped: rules skipped because the row has no such field, with how often.
-    modes: rows kept with thinking on and off. files: rows read and kept by input file. shards: the files written.
+    modes: rows kept with thinking on and off. sources: of each source of the mix its share, the good rows there were, and how many of
+    them were kept and left out by each choice; rows of no source have the share None. files: rows read and kept by input file. shards: the files written.
     histograms: for "tokens" and "completion_tokens", by mode: count, mean, percentiles, and [from, to) bins that double.
     curve: difficulty along the curriculum by mode (mean in each of equal stretches) and the share of thinking-on rows there.
     """
@@ -52,6 +55,7 @@ class Report(StrictModel):
     broken_files: list[str]
     skipped: dict[str, int]
     modes: dict[str, int]
+    sources: list[dict[str, Any]] = Field(default_factory=list)
     files: list[dict[str, Any]]
     shards: list[dict[str, Any]]
     histograms: dict[str, dict[str, Any]]
@@ -88,6 +92,7 @@ def build_report(
         broken_files=[files[index].label for index in sorted(tally.broken_files)],
         skipped={name: tally.skipped[name] for name in MEANING if tally.skipped[name]},
         modes={name: modes.get(code, 0) for code, name in enumerate(MODES)},
+        sources=_sources(config, curriculum),
         files=[
             {"file": file.label, "rows": tally.rows[index], "kept": tally.kept[index]}
             for index, file in enumerate(files)
@@ -99,6 +104,17 @@ def build_report(
         config=config.deciding(),
         version=__version__,
     )
+
+
+def _sources(config: CurateConfig, curriculum: Curriculum) -> list[dict[str, Any]]:
+    """The good rows of each source by what became of them; nothing without a mix."""
+    counts = curriculum.by_source()
+    sources = []
+    for index, source in enumerate(config.sources if config.mix else ()):
+        became = {name: counts.get((index, name), 0) for name in ("kept", *SELECTION)}
+        share = (config.mix or {}).get(source.name)
+        sources.append({"source": source.name, "share": share, "good": sum(became.values()), **became})
+    return sources
 
 
 def _histogram(curriculum: Curriculum, column: str) -> dict[str, Any]:

@@ -26,9 +26,10 @@ REASONS = ("kept", *BLOCK_FILTERS, *SELECTION)
 """The verdict codes of a key, by index."""
 
 MODES = ("on", "off")
-_KEY = struct.Struct("<IBBdIIQQI")
+_KEY = struct.Struct("<IBBBdIIQQI")
 KEY_FIELDS = [
     ("row", "<u4"),  # in the block
+    ("source", "u1"),  # index in the mix
     ("mode", "u1"),  # index in MODES
     ("verdict", "u1"),  # index in REASONS
     ("difficulty", "<f8"),
@@ -45,6 +46,7 @@ class Key:
     """What is decided by about one row that passed the rules."""
 
     row: int
+    source: int
     mode: int
     verdict: int
     difficulty: float
@@ -57,7 +59,7 @@ class Key:
     def pack(self) -> bytes:
         """The key's bytes, as KEY_FIELDS describes them."""
         return _KEY.pack(
-            self.row, self.mode, self.verdict, self.difficulty, self.tokens,
+            self.row, self.source, self.mode, self.verdict, self.difficulty, self.tokens,
             self.completion_tokens, self.hash_high, self.hash_low, self.size,
         )  # fmt: skip
 

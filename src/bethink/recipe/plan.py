@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
 from bethink.chat.toggle import Mode
 from bethink.core.console import duration
+from bethink.curate.mix import ANY, by_input, shares
 from bethink.recipe.forecast import (
     Rate,
     memory,
@@ -30,9 +30,12 @@ from bethink.recipe.forecast import (
     weight_bytes,
 )
 from bethink.recipe.inputs import Missing, listed
-from bethink.recipe.schema import Assume, Recipe, stage_references
+from bethink.recipe.schema import Assume, Recipe, references, stage_references
 from bethink.recipe.stages import Prepared
 from bethink.train.prefer.settings import SETTINGS, base_of
+
+if TYPE_CHECKING:
+    from bethink.curate.config import CurateConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Estimate:
     """One stage's plan.
 
     rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
-    made with each mode are known to pass curation; makes: how many a later stage can read at most, where that is not `rows`. memory
+    made with thinking on and off are known to pass curation; makes: how many a later stage can read at most, where that is not `rows`. memory
     in bytes. rate: what the hours rest on. judge: bytes of the reward model it makes, if that is what it makes and they are known.
     """
 
@@ -52,7 +55,7 @@ class Estimate:
     at_most: bool = False
     hours: float | None = None
     memory: int | None = None
-    good: int | None = None
+    good: tuple[int, int] | None = None
     makes: int | None = None
     rate: Rate | None = None
     judge: int | None = None
@@ -69,42 +72,70 @@ def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
 
 def _synthesize(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    both = len(config.modes) == len(Mode)
+    on, off = (config.problems if mode in config.modes else 0 for mode in Mode)
     rows = round(len(config.modes) * config.problems / (1 - config.defects))
     return Estimate(
         one.stage.name,
         "synthesize",
         f"{config.problems:,} problems of {_task(config.task)}",
         rows,
-        good=config.problems if both else None,
+        good=(on, off),
     )
 
 
 def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    read = _read(before, len(config.input))
     what = f"at most {config.max_samples:,} rows" if config.max_samples else "every good row"
-    good = [stage.good for stage in before if stage.good is not None]
-    known = len(good) == len(config.input)
-    if known:
-        read = _balanced(sum(good), config.on_per_off)
-    rows = min(filter(None, (read, config.max_samples)), default=None)
+    inputs = _inputs(one, before)
+    rows = _known(config, inputs)
+    known = rows is not None
+    if not known:
+        rows = min(filter(None, (_at_most(config, inputs), config.max_samples)), default=None)
     tokens = round(rows * assume.tokens_per_sample) if rows and assume.tokens_per_sample else None
     return Estimate(one.stage.name, "curate", what, rows, tokens, at_most=not known)
 
 
-def _read(before: list[Estimate], inputs: int) -> int | None:
-    """The most rows that can be read, where all inputs are stages of which it is known."""
-    counts = [stage.rows if stage.makes is None else stage.makes for stage in before]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == inputs else None
+def _inputs(one: Prepared, before: list[Estimate]) -> list[list[Estimate | None]]:
+    """The stages that make the inputs of each source of the mix; None for an input that no stage makes. One list where sources are categories."""
+    config: Any = one.config
+    made = {f"stages.{stage.stage}": stage for stage in before}
+    by_place = {path[:1]: made.get(name) for path, name in references(one.stage.options["input"])}
+    sources = [source.name for source in config.sources] if by_input(config.sources) else [ANY]
+    found: dict[str, list[Estimate | None]] = {name: [] for name in sources}
+    for place in range(len(config.input)):
+        number = str(place + 1)
+        found[number if number in found else ANY].append(by_place.get((place,), by_place.get(())))
+    return list(found.values())
 
 
-def _balanced(each: int, on_per_off: Fraction | None) -> int:
-    """Rows left of `each` with thinking on and as many off when the larger side is trimmed to the ratio."""
-    if on_per_off is None:
-        return 2 * each
-    return each + math.floor(each * min(on_per_off, 1 / on_per_off))
+def _known(config: CurateConfig, inputs: list[list[Estimate | None]]) -> int | None:
+    """Rows that are kept, where all inputs are of stages whose good rows are known."""
+    good = [[stage.good if stage else None for stage in stages] for stages in inputs]
+    if len(inputs) != len(config.sources) or any(None in rows for rows in good):
+        return None
+    counts = [(sum(r[0] for r in rows if r), sum(r[1] for r in rows if r)) for rows in good]
+    taken = shares(counts, config.sources, config.on_per_off, config.max_samples)
+    return sum(share.taken for pair in taken for share in pair)
+
+
+def _at_most(config: CurateConfig, inputs: list[list[Estimate | None]]) -> int | None:
+    """The most rows that can be kept: all that the inputs have, or what the scarcest source with a fixed share allows."""
+    most = [_read(stages) for stages in inputs]
+    if len(inputs) != len(config.sources):
+        return most[0]
+    having = list(zip(most, config.sources, strict=True))
+    bounds = [rows / source.parts for rows, source in having if rows is not None and not source.fills]
+    if not bounds:
+        return None
+    each = [math.floor(source.parts * min(bounds)) for _, source in having]
+    return sum(count if rows is None else min(rows, count) for count, rows in zip(each, most, strict=True))
+
+
+def _read(stages: list[Estimate | None]) -> int | None:
+    """The most rows that can be read of what these stages make, where it is known of all."""
+    counts = [stage and (stage.rows if stage.makes is None else stage.makes) for stage in stages]
+    known = [count for count in counts if isinstance(count, int)]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _corpus(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
