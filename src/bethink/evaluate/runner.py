@@ -14,7 +14,7 @@ from bethink import __version__
 from bethink.chat.toggle import ToggleStyle
 from bethink.core.console import Progress, note
 from bethink.core.errors import BethinkError
-from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.core.files import CLAIM, claim_output, sha256_file, write_json
 from bethink.engine.dialogue import Dialogue, open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_files
@@ -29,7 +29,10 @@ from bethink.tasks.problem import Problem
 from bethink.verify.code.pool import require_sandbox
 from bethink.verify.grade import KNOWN_GRADERS
 
-FREE = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env", "unsafe_code"}
+FREE = {
+    "output", "resume", "slots", "workers", "concurrency", "name", "api_key_env", "unsafe_code", "price_in", "price_out",
+}  # fmt: skip
+"""Options that change neither a completion nor its verdict."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def _open(config: EvalConfig, meter: Progress) -> Dialogue:
 
 def _free_if_empty(output: Path) -> None:
     """Where nobody answered at all (no such model, a wrong URL or key), nothing has been done in the output: it is free again."""
-    traces = {output / name for name in (".fingerprint.json", SAMPLES, TIMING)}
+    traces = {output / name for name in (CLAIM, SAMPLES, TIMING)}
     samples = output / SAMPLES
     if set(output.iterdir()) <= traces and not (samples.exists() and samples.stat().st_size):
         for trace in traces:

@@ -103,7 +103,7 @@ def _summary(
         "left_out": sieve.counts,
         "prompt_tokens": prompts,
         "answer_tokens": tokens,
-        "cost": round((prompts * config.price_in + tokens * config.price_out) / 1e6, 4),
+        "cost": round(config.cost(prompts, tokens), 4),
     }
 
 
