@@ -56,11 +56,15 @@ class Estimate:
     rate: Rate | None = None
 
 
+_ROWS_FROM = {"curate": "input", "pretrain": "data", "sft": "data", "distill": "data", "prefer": "data"}
+"""Of stages that read rows, the option that names them: what else a stage refers to (a model, a tokenizer) is none of its rows."""
+
+
 def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
     """The plan, stage by stage. Raises ConfigError for a model's shape that no model has."""
     done: dict[str, Estimate] = {}
     for one in stages:
-        before = [done[name] for name in stage_references(one.stage)]
+        before = [done[name] for name in stage_references(one.stage, _ROWS_FROM.get(one.stage.uses))]
         done[one.stage.name] = _ESTIMATES[one.stage.uses](one, recipe.assume, before)
     return list(done.values())
 
@@ -92,7 +96,7 @@ def _curate(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 
 
 def _read(before: list[Estimate], inputs: int) -> int | None:
-    """The most rows that can be read, where all inputs are stages of which it is known."""
+    """The most rows that can be read, where all inputs are stages of which it is known. before: those stages."""
     counts = [stage.rows if stage.makes is None else stage.makes for stage in before]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == inputs else None
@@ -112,7 +116,7 @@ def _corpus(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 
 def _pretrain(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    texts = sum(stage.rows or 0 for stage in before)
+    texts = _read(before, len(config.data)) or 0
     passes = texts * config.epochs * (1 - config.held_out)
     tokens = config.steps * config.tokens_per_step if config.steps else None
     if tokens is None and texts and assume.tokens_per_sample:
