@@ -124,6 +124,11 @@ class EvalConfig(StrictModel):
             )
         return self
 
+    @property
+    def priced(self) -> bool:
+        """Whether there is a price to count with."""
+        return bool(self.price_in or self.price_out)
+
     def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
         """What so many tokens cost, in the prices' currency."""
         return (prompt_tokens * self.price_in + answer_tokens * self.price_out) / 1e6

@@ -8,7 +8,7 @@ awaited.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,27 +49,31 @@ def draw(
     samples: Path,
     meter: TokenMeter,
     *,
-    already: int,
+    doing: str,
+    already: Sequence[Row],
 ) -> dict[Key, Row]:
-    """Draw, grade and append the completions of `items`; return their rows. already: how many an earlier run finished."""
+    """Draw, grade and append the completions of `items`; return their rows. doing: what the progress calls it; already: what an earlier
+    run finished."""
     workers = config.workers or cores()
-    total = already + len(items)
+    total = len(already) + len(items)
     with (
         open(samples, "a", encoding="utf-8") as file,
-        Progress("evaluating", total, unit="completions", done=already) as progress,
+        Progress(doing, total, unit="completions", done=len(already)) as progress,
         WorkerPool(workers) as pool,
         sandboxes_for((item.problem for item in items), workers, unsafe=config.unsafe_code) as sandboxes,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         meter.begin(progress, floor_of(dialogue))
         desk = _Desk(config, file, progress, pool, graders, sandboxes)
+        if config.priced:
+            desk.spend(already)
         try:
             for mode in config.modes:
                 asked = [(item, question_of(item, config)) for item in items if item.mode is mode]
                 _ask(dialogue, mode, asked, desk, config.output / TIMING)
         except KeyboardInterrupt:
             desk.finish()
-            done = already + len(desk.finished)
+            done = len(already) + len(desk.finished)
             warn(f"interrupted with {done:,} of {total:,} completions finished; --resume goes on from there")
             raise
         finally:
@@ -132,6 +136,13 @@ class _Desk:
         self._sandboxes = sandboxes
         self._graded: SimpleQueue[Future[Row]] = SimpleQueue()
         self._right = 0
+        self._cost = 0.0
+
+    def spend(self, rows: Iterable[Row]) -> None:
+        """Count what these rows cost."""
+        for row in rows:
+            answer_tokens = row["thinking_tokens"] + row["answer_tokens"]
+            self._cost += self._config.cost(row["prompt_tokens"], answer_tokens)
 
     def submit(self, item: Item, question: Question, reply: Reply) -> None:
         """Have a reply graded."""
@@ -147,7 +158,11 @@ class _Desk:
             append(self._file, row)
             self.finished[key_of(row)] = row
             self._right += row["verdict"] == Outcome.CORRECT
-            self._progress.advance(mode=row["mode"], correct=f"{self._right:,} of {len(self.finished):,}")
+            fields = {"correct": f"{self._right:,} of {len(self.finished):,}"}
+            if self._config.priced:
+                self.spend([row])
+                fields["cost"] = f"{self._cost:,.2f}"
+            self._progress.advance(1, mode=row["mode"], **fields)
 
     def finish(self) -> None:
         """Wait for every verdict, and write the rest."""

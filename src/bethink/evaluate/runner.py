@@ -47,8 +47,9 @@ class EvalResult:
     answers: list[Row]
 
 
-def run_eval(config: EvalConfig) -> EvalResult:
-    """Evaluate and write `samples.jsonl` and `results.json` in `config.output`.
+def run_eval(config: EvalConfig, *, doing: str = "evaluating", once: bool = False) -> EvalResult:
+    """Evaluate and write `samples.jsonl` and `results.json` in `config.output`. doing: what the progress calls it; once: a question that
+    stands in the tasks several times is asked as if it stood there once.
 
     Raises OutputError for an output that is in use, ConfigError or DataError for tasks, PreflightError for coding problems without a sandbox, ModelError, TemplateError or EndpointError for
     whoever answers. What was finished by then, or at Ctrl-C, stays in samples.jsonl for `resume`.
@@ -56,7 +57,7 @@ def run_eval(config: EvalConfig) -> EvalResult:
     if config.model_spec is not None:
         locate(config.model_spec)  # a model that is not there is said before the problems are made
         resolve_device(config.device)
-    plan = make_plan(config, sorted(KNOWN_GRADERS))
+    plan = make_plan(config, sorted(KNOWN_GRADERS), once=once)
     if any(item.problem.grader == "code" for item in plan.items):
         require_sandbox(unsafe=config.unsafe_code)
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
@@ -73,7 +74,7 @@ def run_eval(config: EvalConfig) -> EvalResult:
             dialogue = _open(config, meter)
             name = config.name or dialogue.name
             rewrite(samples, done.values())
-            done |= draw(config, dialogue, missing, samples, meter, already=len(done))
+            done |= draw(config, dialogue, missing, samples, meter, doing=doing, already=list(done.values()))
         except BethinkError:
             _free_if_empty(config.output)
             raise

@@ -26,7 +26,7 @@ ROWS, PASS_RATES, REJECTS, SUMMARY = "rows.jsonl", "pass_rates.jsonl", "rejects.
 
 def run_sample(config: SampleConfig) -> dict[str, Any]:
     """Sample and write everything into `config.output`; returns the summary. Raises what `run_eval` raises."""
-    answered = run_eval(config.asked)
+    answered = run_eval(config.asked, doing="sampling", once=True)
     problems = {(problem.task, problem.id): problem for problem in answered.problems}
     answers, votes = answered.answers, dict[Key, Vote]()
     if config.majority:
