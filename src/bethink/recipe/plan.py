@@ -30,6 +30,7 @@ from bethink.recipe.forecast import (
     weight_bytes,
 )
 from bethink.recipe.inputs import Missing, listed
+from bethink.recipe.questions import problems_asked
 from bethink.recipe.schema import Assume, Recipe, stage_references
 from bethink.recipe.stages import Prepared
 
@@ -40,7 +41,7 @@ class Estimate:
 
     rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
     made with each mode are known to pass curation; makes: how many a later stage can read at most, where that is not `rows`. memory
-    in bytes. rate: what the hours rest on.
+    in bytes. rate: what the hours rest on. cost: of the answers of an endpoint that has a price, at most.
     """
 
     stage: str
@@ -54,6 +55,7 @@ class Estimate:
     good: int | None = None
     makes: int | None = None
     rate: Rate | None = None
+    cost: float | None = None
 
 
 _ROWS_FROM = {"curate": "input", "pretrain": "data", "sft": "data", "distill": "data", "prefer": "data"}
@@ -213,22 +215,25 @@ def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     what = f"{tasks}, {' and '.join(config.modes)}" + (", prompted" if config.prompted else "")
     if config.endpoint:
         what += f", asked of {config.endpoint_model or config.endpoint}"
-    completions = len(config.tasks) * sum(config.samples_of(mode) for mode in config.modes)
-    rows = config.size * completions if config.size else None
+    problems = problems_asked(config, once=one.stage.uses == "sample")
+    rows = problems * sum(config.samples_of(mode) for mode in config.modes) if problems else None
     tokens = rows * config.max_tokens if rows else None
+    cost = config.cost(0, tokens) if tokens and config.endpoint else None
     hours, rate = None, sampling_rate(config, assume, rows) if rows else None
     if rows and rate and assume.tokens_per_completion:
         hours = rows * assume.tokens_per_completion / rate.tokens_per_second / 3600
-    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True, hours=hours, rate=rate)
+    return Estimate(
+        one.stage.name, one.stage.uses, what, rows, tokens, at_most=True, hours=hours, rate=rate, cost=cost
+    )
 
 
 def _sample(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     """What an evaluation of the same size takes; of the rows only the most there can be is known."""
     config: Any = one.config
     line = _eval(one, assume, before)
-    asked = config.size * len(config.tasks) if config.size else None
-    makes = asked * len(config.modes) * config.keep if asked and config.keep else line.rows
-    return replace(line, uses="sample", makes=makes)
+    problems = problems_asked(config, once=True)
+    makes = problems * len(config.modes) * config.keep if problems and config.keep else line.rows
+    return replace(line, makes=makes)
 
 
 def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -338,6 +343,9 @@ def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Miss
             rates = "; ".join(dict.fromkeys(line.rate.words for line in told if line.rate))
             each = f"{mean:,.0f} tokens a {per}, " if mean else ""
             text += f"\n{work} about {hours} on {assume.device}: {each}{rates}."
+    if paid := [line for line in lines if line.cost]:
+        each = ", ".join(f"{line.stage} {line.cost:,.2f}" for line in paid)
+        text += f"\nAnswers of endpoints cost at most {sum(line.cost or 0 for line in paid):,.2f} ({each}); what the prompts cost comes on top."
     needed = max((line.memory for line in lines if line.memory), default=0)
     if needed and assume.memory_gib:
         fits = "fits in" if needed <= assume.memory_gib * 2**30 else "does NOT fit in"
