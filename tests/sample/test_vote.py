@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 
 from bethink.chat.parse import compose
+from bethink.chat.render import Renderer
 from bethink.chat.toggle import DEFAULT_FORMAT
+from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.errors import ConfigError
+from bethink.core.files import read_jsonl
+from bethink.evaluate.samples import SAMPLES, rewrite
 from bethink.sample.config import SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
 from bethink.sample.run import run_sample
 from bethink.sample.vote import Election, Vote, elect, majority, needs_vote
 from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
+from bethink.train.prefer.config import answers_file
+from bethink.train.prefer.verdicts import Count, pairs_of, read_answers
 from bethink.verify.grade import grade
 
 
@@ -168,6 +174,49 @@ def test_a_run_votes_on_what_has_no_answer_and_its_rates_are_problems(
     before = {path.name: path.read_bytes() for path in config.output.glob("*.json*")}
     run_sample(config.model_copy(update={"resume": True}))
     assert {path.name: path.read_bytes() for path in config.output.glob("*.json*")} == before
+    run_sample(config.model_copy(update={"resume": True, "majority": 0.0}))
+    assert answers_file(config.output) == config.output / "answers/samples.jsonl", (
+        "no vote, no verdicts of one"
+    )
+
+
+def test_preference_pairs_go_by_the_vote(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"id": "p", "question": "What is it?"}) + "\n")
+    config = SampleConfig(
+        model=str(tiny_model_dir),
+        tasks=(f"{path}:question=question,answer=answer?,id=id,grader=math",),
+        output=tmp_path / "out",
+        samples=4,
+        max_tokens=6,
+        seed=random.randrange(2**31),
+        dtype="float32",
+        device="cpu",
+        modes=("on",),
+    )
+    run_sample(config)
+    drawn = config.output / "answers" / SAMPLES
+    said = rows_of(problem(), ["1/2", "7", "0.5", "0.5"])
+    rewrite(
+        drawn, [{**old, **new, "task": old["task"]} for old, new in zip(read_jsonl(drawn), said, strict=True)]
+    )
+    renderer = Renderer(ChatTokenizer.load(tiny_model_dir))
+
+    def pairs() -> tuple[list[dict[str, Any]], Count]:
+        return pairs_of(read_answers(answers_file(config.output)), renderer, longer=1.5, most=4, seed=0)
+
+    assert pairs()[1].ungraded == 4
+    run_sample(config.model_copy(update={"resume": True, "majority": 0.5}))
+    made, count = pairs()
+    assert count.ungraded == 0
+    assert {("\\boxed{7}" in pair["rejected"], "\\boxed{7}" in pair["chosen"]) for pair in made} == {
+        (True, False)
+    }
+    assert [row["output"] for row in read_jsonl(answers_file(config.output))] == [
+        row["output"] for row in said
+    ]
+    run_sample(config.model_copy(update={"resume": True}))
+    assert pairs()[1].ungraded == 4, "without a vote there are no verdicts of one"
 
 
 def test_voted_rates_are_problems_of_the_layout_plain(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The answers are an evaluation in OUTPUT/answers, with its own resumption; what follows is made of them anew each time. Written are
 rows.jsonl (in the schema of the Llama-Nemotron Post-Training Dataset, for `bethink curate`), pass_rates.jsonl (one row a problem, for a
-curriculum), rejects.jsonl (what was left out, and why) and summary.json.
+curriculum), rejects.jsonl (what was left out, and why), summary.json and after a vote voted.jsonl (the answers as it judges them, for
+`bethink prefer`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bethink.chat.toggle import Mode, apply_toggle
 from bethink.core.files import atomic_path, dump_line, write_json
 from bethink.evaluate.runner import run_eval
 from bethink.evaluate.samples import Row
-from bethink.sample.config import SampleConfig
+from bethink.sample.config import VOTED, SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
 from bethink.sample.vote import Key, Vote, elect, needs_vote
 from bethink.tasks.problem import Problem
@@ -32,6 +33,10 @@ def run_sample(config: SampleConfig) -> dict[str, Any]:
     if config.majority:
         election = elect(problems, answers, config.majority, think=config.think, workers=config.workers)
         problems, answers, votes = election.problems, election.answers, election.votes
+    if votes:
+        _write(config.output / VOTED, answers)
+    else:
+        (config.output / VOTED).unlink(missing_ok=True)  # of an earlier run with other options
     sieve = Sieve(config)
     sieve.sift((problems[row["task"], row["id"]], row) for row in answers)
     rates = {
