@@ -17,12 +17,12 @@ from typing import IO
 
 from bethink.chat.toggle import Mode
 from bethink.core.console import Progress, warn
-from bethink.core.files import read_json, write_json
+from bethink.core.files import read_json, read_jsonl, write_json
 from bethink.engine.api import FinishReason
 from bethink.engine.dialogue import Dialogue, FloorSeconds, LocalDialogue, Question, Reply
 from bethink.evaluate.config import EvalConfig
-from bethink.evaluate.plan import Item, Key, question_of
-from bethink.evaluate.samples import Row, append, key_of, make_row
+from bethink.evaluate.plan import Item, question_of
+from bethink.evaluate.samples import Row, append, make_row
 from bethink.models.machine import cores
 from bethink.models.speed import of_the_floor
 from bethink.verify.code.pool import Sandboxes, sandboxes_for
@@ -50,35 +50,35 @@ def draw(
     meter: TokenMeter,
     *,
     doing: str,
-    already: Sequence[Row],
-) -> dict[Key, Row]:
-    """Draw, grade and append the completions of `items`; return their rows. doing: what the progress calls it; already: what an earlier
-    run finished."""
+    already: int,
+) -> None:
+    """Draw, grade and append the completions of `items`. doing: what the progress calls it; already: how many an earlier run finished,
+    whose rows are in `samples`."""
     workers = config.workers or cores()
-    total = len(already) + len(items)
+    total = already + len(items)
     with (
         open(samples, "a", encoding="utf-8") as file,
-        Progress(doing, total, unit="completions", done=len(already)) as progress,
+        Progress(doing, total, unit="completions", done=already) as progress,
         WorkerPool(workers) as pool,
         sandboxes_for((item.problem for item in items), workers, unsafe=config.unsafe_code) as sandboxes,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         meter.begin(progress, floor_of(dialogue))
         desk = _Desk(config, file, progress, pool, graders, sandboxes)
-        if config.priced:
-            desk.spend(already)
+        if config.priced and already:
+            desk.spend(read_jsonl(samples))
         try:
             for mode in config.modes:
                 asked = [(item, question_of(item, config)) for item in items if item.mode is mode]
                 _ask(dialogue, mode, asked, desk, config.output / TIMING)
         except KeyboardInterrupt:
             desk.finish()
-            done = len(already) + len(desk.finished)
-            warn(f"interrupted with {done:,} of {total:,} completions finished; --resume goes on from there")
+            warn(
+                f"interrupted with {already + desk.finished:,} of {total:,} completions finished; --resume goes on from there"
+            )
             raise
         finally:
             desk.finish()
-    return desk.finished
 
 
 def _ask(
@@ -127,7 +127,7 @@ class _Desk:
         graders: ThreadPoolExecutor,
         sandboxes: Sandboxes | None = None,
     ) -> None:
-        self.finished: dict[Key, Row] = {}
+        self.finished = 0
         self._config = config
         self._file = file
         self._progress = progress
@@ -156,9 +156,9 @@ class _Desk:
             except Empty:
                 return
             append(self._file, row)
-            self.finished[key_of(row)] = row
+            self.finished += 1
             self._right += row["verdict"] == Outcome.CORRECT
-            fields = {"correct": f"{self._right:,} of {len(self.finished):,}"}
+            fields = {"correct": f"{self._right:,} of {self.finished:,}"}
             if self._config.priced:
                 self.spend([row])
                 fields["cost"] = f"{self._cost:,.2f}"

@@ -14,14 +14,14 @@ from bethink import __version__
 from bethink.chat.toggle import ToggleStyle
 from bethink.core.console import Progress, note
 from bethink.core.errors import BethinkError
-from bethink.core.files import CLAIM, claim_output, sha256_file, write_json
+from bethink.core.files import CLAIM, claim_output, read_jsonl, sha256_file, write_json
 from bethink.engine.dialogue import Dialogue, open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_files
 from bethink.evaluate.draw import TIMING, TokenMeter, draw, paces
 from bethink.evaluate.plan import Plan, make_plan
 from bethink.evaluate.results import summarize
-from bethink.evaluate.samples import SAMPLES, Row, kept_rows, rewrite
+from bethink.evaluate.samples import SAMPLES, arrange, places
 from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
 from bethink.models.locate import locate
 from bethink.models.machine import resolve_device
@@ -37,14 +37,12 @@ FREE = {
 
 @dataclass(frozen=True)
 class EvalResult:
-    """rows: the results, one a task and mode; samples, results: the files written; problems: what was asked; answers: the rows of
-    `samples`, in order."""
+    """rows: the results, one a task and mode; samples, results: the files written; problems: what was asked."""
 
     rows: list[dict[str, Any]]
     samples: Path
     results: Path
     problems: list[Problem]
-    answers: list[Row]
 
 
 def run_eval(config: EvalConfig, *, doing: str = "evaluating", once: bool = False) -> EvalResult:
@@ -65,7 +63,7 @@ def run_eval(config: EvalConfig, *, doing: str = "evaluating", once: bool = Fals
         if counts := {reason: count for reason, count in dropped.items() if count}:
             note(f"{task}: left out " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
     samples = config.output / SAMPLES
-    done = kept_rows(samples, plan.items) if config.resume else {}
+    done = places(samples, plan.items) if config.resume else {}
     missing = [item for item in plan.items if item.key not in done]
     name = config.name or config.endpoint_model or config.model_spec or config.endpoint or ""
     if missing:
@@ -73,18 +71,19 @@ def run_eval(config: EvalConfig, *, doing: str = "evaluating", once: bool = Fals
         try:
             dialogue = _open(config, meter)
             name = config.name or dialogue.name
-            rewrite(samples, done.values())
-            done |= draw(config, dialogue, missing, samples, meter, doing=doing, already=list(done.values()))
+            if samples.exists():
+                arrange(samples, done.values())
+            draw(config, dialogue, missing, samples, meter, doing=doing, already=len(done))
         except BethinkError:
             _free_if_empty(config.output)
             raise
-    answers = [done[item.key] for item in plan.items]
-    rewrite(samples, answers)
+        done = places(samples, plan.items)
+    arrange(samples, [done[item.key] for item in plan.items])
     results = config.output / "results.json"
-    rows = summarize(answers, model=name, speed=paces(config.output))
+    rows = summarize(read_jsonl(samples), model=name, speed=paces(config.output))
     write_json(results, _document(config, plan, name, rows))
     problems = {(item.problem.task, item.problem.id): item.problem for item in plan.items}
-    return EvalResult(rows, samples, results, list(problems.values()), answers)
+    return EvalResult(rows, samples, results, list(problems.values()))
 
 
 def _fingerprint(config: EvalConfig) -> dict[str, Any]:
