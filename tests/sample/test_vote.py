@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,25 @@ def rows_of(asked: Problem, said: list[str | None], mode: str = "on") -> list[di
     return rows
 
 
-def held(asked: Problem, *rows: dict[str, Any], least: float = 0.5) -> Election:
-    return elect({(asked.task, asked.id): asked}, rows, least, think=DEFAULT_FORMAT, workers=1)
+@dataclass
+class Held:
+    """answers: the rows as the election judges them."""
+
+    election: Election
+    answers: list[dict[str, Any]]
+
+    @property
+    def votes(self) -> dict[tuple[str, str], Vote]:
+        return self.election.votes
 
 
-def verdicts(election: Election) -> list[str]:
-    return [row["verdict"] for row in election.answers]
+def held(asked: Problem, *rows: dict[str, Any], least: float = 0.5) -> Held:
+    election = elect({(asked.task, asked.id): asked}, rows, least, think=DEFAULT_FORMAT, workers=1)
+    return Held(election, [election.judged(row) for row in rows])
+
+
+def verdicts(found: Held) -> list[str]:
+    return [row["verdict"] for row in found.answers]
 
 
 def test_equal_answers_are_one_however_they_are_written() -> None:
@@ -58,7 +72,7 @@ def test_equal_answers_are_one_however_they_are_written() -> None:
     (vote,) = election.votes.values()
     assert vote == Vote("0.5", pytest.approx(4 / 6))
     assert verdicts(election) == ["correct", "correct", "wrong", "correct", "wrong", "correct"]
-    assert election.problems["t", "p"].answer == "0.5"
+    assert election.election.problems["t", "p"].answer == "0.5"
     assert {row["answer"] for row in election.answers} == {"0.5"}
 
 
@@ -220,15 +234,16 @@ def test_preference_pairs_go_by_the_vote(tiny_model_dir: Path, tmp_path: Path) -
 
 
 def test_voted_rates_are_problems_of_the_layout_plain(tmp_path: Path) -> None:
-    from bethink.sample.run import _reference, _share
+    from bethink.sample.run import _reference
 
-    asked = problem("math", "7")
-    rate = {"id": "p", "question": "What is it?", "pass_rate": 0.5, **_reference(asked, Vote("7", 0.75))}
+    election = Election({("t", "p"): problem("math", "7")}, {("t", "p"): Vote("7", 0.75)})
+    rate = {"id": "p", "task": "t", "question": "What is it?", "pass_rate": 0.5}
+    rate |= _reference(election, rate)
     path = tmp_path / "pass_rates.jsonl"
     path.write_text(json.dumps(rate) + "\n")
     (again,) = load_tasks(f"{path}:plain", size=None, seed=0, split="train")
     assert (again.answer, again.grader, rate["vote_share"]) == ("7", "math", 0.75)
-    assert _share(None) == _reference(asked, None) == {}
+    assert _reference(Election(election.problems), rate) == {}
 
 
 def test_a_vote_of_too_few_is_refused() -> None:
