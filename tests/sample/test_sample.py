@@ -15,8 +15,10 @@ import pytest
 from bethink.chat.parse import compose
 from bethink.chat.toggle import Mode
 from bethink.core.errors import ConfigError, OutputError
+from bethink.core.files import read_jsonl
 from bethink.curate.config import CurateConfig
 from bethink.curate.pipeline import curate
+from bethink.evaluate.samples import SAMPLES, rewrite
 from bethink.sample.config import SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
 from bethink.sample.run import run_sample
@@ -169,8 +171,23 @@ def test_a_run_accounts_for_every_answer_and_can_be_gone_on_with(
     assert {path.name: path.read_bytes() for path in config.output.glob("*.json*")} == before
 
 
+def test_a_run_does_not_hold_the_answers(config: SampleConfig) -> None:
+    """Eighteen answers of 200 kB each: filtered, voted on and written in less memory than half of them."""
+    run_sample(config)
+    path = config.output / "answers" / SAMPLES
+    rows = [{**row, "output": "5" * 200_000} for row in read_jsonl(path)]
+    rewrite(path, rows)
+    size = len(rows) * 200_000
+    del rows
+    tracemalloc.start()
+    run_sample(config.model_copy(update={"resume": True, "keep": 0, "majority": 0.5}))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (config.output / "rejects.jsonl").stat().st_size >= size
+    assert most < size / 2
+
+
 def test_curate_reads_the_rows(tiny_model_dir: Path, tmp_path: Path) -> None:
-    from bethink.evaluate.samples import rewrite
     from bethink.sample.run import ROWS, _row
 
     config = SampleConfig(output=tmp_path, tasks=("sums.jsonl:gsm8k",), model="m")
