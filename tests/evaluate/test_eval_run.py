@@ -263,16 +263,17 @@ def test_a_slow_verdict_holds_no_finished_row_back(tmp_path):
             return row("correct", reply)
 
     path = tmp_path / "samples.jsonl"
+    config = EvalConfig(output=tmp_path, tasks="chain_sum", model="m")
     with (
         open(path, "w", encoding="utf-8") as file,
         Progress("evaluating", 3) as progress,
         ThreadPoolExecutor(2) as graders,
     ):
-        desk = Desk(None, file, progress, None, graders)
+        desk = Desk(config, file, progress, None, graders)
         for reply in ("slow", "quick", "quicker"):
             desk.submit(None, None, reply)
         deadline = time.monotonic() + 30
-        while len(desk.finished) < 2 and time.monotonic() < deadline:
+        while desk.finished < 2 and time.monotonic() < deadline:
             desk.collect()
         assert [one["id"] for one in read_jsonl(path)] == ["quick", "quicker"]
         slow.set()

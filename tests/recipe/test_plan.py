@@ -1,6 +1,7 @@
 """What a recipe will do is told before it does it, and told right."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from bethink.recipe.plan import estimate, plan_table, plan_words
 from bethink.recipe.run import run_recipe
 from bethink.recipe.schema import load_recipe, packaged_recipes
 from bethink.recipe.stages import prepare
+from bethink.tasks.sources import load_tasks
 
 
 def planned(recipe, *overrides, at=Path("runs/x")):
@@ -161,3 +163,41 @@ def test_a_longer_run_takes_longer_and_a_wider_adapter_too(tiny_model_dir):
     assert longer == pytest.approx([2 * usual[0], 2 * usual[1]])
     assert hours("sft.steps=10", "sft.rank=64")[0] > usual[0]
     assert hours("sft.steps=10", "base.slots=4")[1] > usual[1]
+
+
+def test_the_problems_of_a_file_that_is_here_are_counted(tmp_path, monkeypatch):
+    """With the part that is held out, and by sampling each question once; a file that is not here, or a huge one, is not read."""
+    file = tmp_path / "questions.jsonl"
+    questions = [f"What is {random.randrange(10**9)} plus {n}?" for n in range(60)] * 2
+    file.write_text(
+        "".join(json.dumps({"question": q, "answer": "1", "grader": "exact"}) + "\n" for q in questions)
+    )
+    spec = f"{file}:plain,held_out=0.2"
+    parts = {split: len(load_tasks(spec, size=None, seed=0, split=split)) for split in ("train", "test")}
+    assert sum(parts.values()) == 120
+
+    def rows(*changes):
+        by_name = {line.stage: line for line in estimate(*planned("domain", *changes))}
+        return [by_name[name].rows for name in ("answers", "base", "trained")]
+
+    assert rows(f"vars.questions={spec}") == [
+        parts["train"] // 2 * 2 * 8,
+        parts["test"] * 2,
+        parts["test"] * 2,
+    ]
+    assert rows(f"vars.questions={spec}", "answers.size=5")[0] == 5 * 2 * 8
+    assert rows() == rows(f"vars.questions={tmp_path}/none.jsonl:plain") == [None, None, None]
+    monkeypatch.setattr("bethink.recipe.questions._LARGEST", file.stat().st_size - 1)
+    assert rows(f"vars.questions={spec}") == [None, None, None]
+
+
+def test_the_most_that_an_endpoint_can_cost_is_told():
+    size, price = random.randrange(10, 1000), random.randrange(1, 20)
+    recipe, stages = planned(
+        "domain", f"answers.size={size}", f"answers.price_out={price}", "answers.price_in=1"
+    )
+    lines = estimate(recipe, stages)
+    most = size * 2 * 8 * 8192 * price / 1e6
+    assert [line.cost for line in lines if line.cost] == [pytest.approx(most)]
+    assert f"cost at most {most:,.2f} (answers {most:,.2f})" in plan_words(recipe, lines)
+    assert "cost" not in plan_words(recipe, estimate(*planned("domain", f"answers.size={size}")))

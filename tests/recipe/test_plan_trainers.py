@@ -152,3 +152,23 @@ def test_a_reward_model_takes_its_place_beside_the_policy(tmp_path: Path, tiny_m
     (tmp_path / "reward_model.json").write_text(json.dumps(settings))
     there = line(tmp_path, grpo % f"preference=1:model={tmp_path}").memory
     assert rules.memory < there < judged.memory, "a small one"
+
+
+def test_only_the_stages_with_the_rows_are_counted(tmp_path: Path) -> None:
+    """Not the one that made the tokenizer, nor one with rows to evaluate on; and where a file of unknown length is among them, none."""
+    shape = "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}"
+    stages = [
+        "{name: texts, uses: corpus, with: {texts: 1000}}",
+        "{name: base, uses: pretrain, with: {data: ['${stages.texts}'], shape: %s, vocabulary: 330, epochs: 2, held_out: 0}}",
+        "{name: small, uses: pretrain, with: {data: ['${stages.texts}'], shape: %s, tokenizer: '${stages.base}', epochs: 0.5, held_out: 0.1}}",
+        "{name: mixed, uses: pretrain, with: {data: ['${stages.texts}', t.jsonl], shape: %s, tokenizer: '${stages.base}'}}",
+        "{name: lessons, uses: synthesize, with: {problems: 30, defects: 0}}",
+        "{name: rows, uses: curate, with: {input: ['${stages.lessons}'], tokenizer: '${stages.base}'}}",
+        "{name: tuned, uses: sft, with: {model: '${stages.small}', data: else.jsonl, eval_data: '${stages.rows}'}}",
+    ]
+    path = tmp_path / "lab.yaml"
+    path.write_text("name: lab\nstages:\n" + "".join(f"  - {one}\n" for one in stages).replace("%s", shape))
+    loaded = load_recipe(str(path))
+    rows = {one.stage: one.rows for one in estimate(loaded.recipe, prepare(loaded, tmp_path / "run"))}
+    assert (rows["base"], rows["small"], rows["mixed"]) == (2000, 450, None)
+    assert (rows["rows"], rows["tuned"]) == (60, None)

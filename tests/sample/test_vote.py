@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bethink.chat.parse import compose
+from bethink.chat.render import Renderer
 from bethink.chat.toggle import DEFAULT_FORMAT
+from bethink.chat.tokenizer import ChatTokenizer
 from bethink.core.errors import ConfigError
+from bethink.core.files import read_jsonl
+from bethink.evaluate.samples import SAMPLES, rewrite
 from bethink.sample.config import SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
 from bethink.sample.run import run_sample
 from bethink.sample.vote import Election, Vote, elect, majority, needs_vote
 from bethink.tasks.problem import Problem
 from bethink.tasks.sources import load_tasks
+from bethink.train.prefer.config import answers_file
+from bethink.train.prefer.verdicts import Count, pairs_of, read_answers
 from bethink.verify.grade import grade
 
 
@@ -38,12 +45,25 @@ def rows_of(asked: Problem, said: list[str | None], mode: str = "on") -> list[di
     return rows
 
 
-def held(asked: Problem, *rows: dict[str, Any], least: float = 0.5) -> Election:
-    return elect({(asked.task, asked.id): asked}, rows, least, think=DEFAULT_FORMAT, workers=1)
+@dataclass
+class Held:
+    """answers: the rows as the election judges them."""
+
+    election: Election
+    answers: list[dict[str, Any]]
+
+    @property
+    def votes(self) -> dict[tuple[str, str], Vote]:
+        return self.election.votes
 
 
-def verdicts(election: Election) -> list[str]:
-    return [row["verdict"] for row in election.answers]
+def held(asked: Problem, *rows: dict[str, Any], least: float = 0.5) -> Held:
+    election = elect({(asked.task, asked.id): asked}, rows, least, think=DEFAULT_FORMAT, workers=1)
+    return Held(election, [election.judged(row) for row in rows])
+
+
+def verdicts(found: Held) -> list[str]:
+    return [row["verdict"] for row in found.answers]
 
 
 def test_equal_answers_are_one_however_they_are_written() -> None:
@@ -52,7 +72,7 @@ def test_equal_answers_are_one_however_they_are_written() -> None:
     (vote,) = election.votes.values()
     assert vote == Vote("0.5", pytest.approx(4 / 6))
     assert verdicts(election) == ["correct", "correct", "wrong", "correct", "wrong", "correct"]
-    assert election.problems["t", "p"].answer == "0.5"
+    assert election.election.problems["t", "p"].answer == "0.5"
     assert {row["answer"] for row in election.answers} == {"0.5"}
 
 
@@ -168,18 +188,62 @@ def test_a_run_votes_on_what_has_no_answer_and_its_rates_are_problems(
     before = {path.name: path.read_bytes() for path in config.output.glob("*.json*")}
     run_sample(config.model_copy(update={"resume": True}))
     assert {path.name: path.read_bytes() for path in config.output.glob("*.json*")} == before
+    run_sample(config.model_copy(update={"resume": True, "majority": 0.0}))
+    assert answers_file(config.output) == config.output / "answers/samples.jsonl", (
+        "no vote, no verdicts of one"
+    )
+
+
+def test_preference_pairs_go_by_the_vote(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"id": "p", "question": "What is it?"}) + "\n")
+    config = SampleConfig(
+        model=str(tiny_model_dir),
+        tasks=(f"{path}:question=question,answer=answer?,id=id,grader=math",),
+        output=tmp_path / "out",
+        samples=4,
+        max_tokens=6,
+        seed=random.randrange(2**31),
+        dtype="float32",
+        device="cpu",
+        modes=("on",),
+    )
+    run_sample(config)
+    drawn = config.output / "answers" / SAMPLES
+    said = rows_of(problem(), ["1/2", "7", "0.5", "0.5"])
+    rewrite(
+        drawn, [{**old, **new, "task": old["task"]} for old, new in zip(read_jsonl(drawn), said, strict=True)]
+    )
+    renderer = Renderer(ChatTokenizer.load(tiny_model_dir))
+
+    def pairs() -> tuple[list[dict[str, Any]], Count]:
+        return pairs_of(read_answers(answers_file(config.output)), renderer, longer=1.5, most=4, seed=0)
+
+    assert pairs()[1].ungraded == 4
+    run_sample(config.model_copy(update={"resume": True, "majority": 0.5}))
+    made, count = pairs()
+    assert count.ungraded == 0
+    assert {("\\boxed{7}" in pair["rejected"], "\\boxed{7}" in pair["chosen"]) for pair in made} == {
+        (True, False)
+    }
+    assert [row["output"] for row in read_jsonl(answers_file(config.output))] == [
+        row["output"] for row in said
+    ]
+    run_sample(config.model_copy(update={"resume": True}))
+    assert pairs()[1].ungraded == 4, "without a vote there are no verdicts of one"
 
 
 def test_voted_rates_are_problems_of_the_layout_plain(tmp_path: Path) -> None:
-    from bethink.sample.run import _reference, _share
+    from bethink.sample.run import _reference
 
-    asked = problem("math", "7")
-    rate = {"id": "p", "question": "What is it?", "pass_rate": 0.5, **_reference(asked, Vote("7", 0.75))}
+    election = Election({("t", "p"): problem("math", "7")}, {("t", "p"): Vote("7", 0.75)})
+    rate = {"id": "p", "task": "t", "question": "What is it?", "pass_rate": 0.5}
+    rate |= _reference(election, rate)
     path = tmp_path / "pass_rates.jsonl"
     path.write_text(json.dumps(rate) + "\n")
     (again,) = load_tasks(f"{path}:plain", size=None, seed=0, split="train")
     assert (again.answer, again.grader, rate["vote_share"]) == ("7", "math", 0.75)
-    assert _share(None) == _reference(asked, None) == {}
+    assert _reference(Election(election.problems), rate) == {}
 
 
 def test_a_vote_of_too_few_is_refused() -> None:

@@ -30,6 +30,10 @@ def eval(
         str, typer.Option(help="Environment variable with the endpoint's key.")
     ] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(help="Requests to the endpoint under way at once.")] = 16,
+    price_in: Annotated[
+        float, typer.Option(help="The endpoint's price of a million prompt tokens: the cost is shown.")
+    ] = 0.0,
+    price_out: Annotated[float, typer.Option(help="And of a million answer tokens.")] = 0.0,
     name: Annotated[str | None, typer.Option(help="What the results call the model.")] = None,
     modes: Annotated[str, typer.Option(help="Thinking on, off, or both.")] = "on,off",
     size: Annotated[
@@ -92,6 +96,8 @@ def eval(
         "endpoint_model": endpoint_model,
         "api_key_env": api_key_env,
         "concurrency": concurrency,
+        "price_in": price_in,
+        "price_out": price_out,
         "name": name,
         "modes": modes,
         "size": size or None,

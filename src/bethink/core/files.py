@@ -166,13 +166,17 @@ def only_process(directory: Path, name: str = ".lock") -> Iterator[None]:
         yield
 
 
+CLAIM = ".fingerprint.json"
+"""What `claim_output` writes into an output first."""
+
+
 def claim_output(directory: Path, *, resume: bool, fingerprint: dict[str, Any]) -> None:
     """Make `directory` this run's own, or refuse.
 
-    fingerprint: everything that decides the run's bytes (options, input hashes). It is kept in `directory/.fingerprint.json`;
+    fingerprint: everything that decides the run's bytes (options, input hashes). It is kept in `directory/CLAIM`;
     resuming with another one is refused with the keys that differ. Raises OutputError.
     """
-    stamp = directory / ".fingerprint.json"
+    stamp = directory / CLAIM
     fingerprint = json.loads(json.dumps(fingerprint, default=str))
     with explain_os_errors(directory):
         if directory.exists() and not directory.is_dir():

@@ -32,7 +32,8 @@ class EvalConfig(StrictModel):
 
     model:       directory, hub id, GGUF file or built-in name, or MODEL+ADAPTER_DIR; adapter: the latter, said apart.
     endpoint:    URL of an OpenAI-compatible server instead of a model; endpoint_model: what it calls the model (needed where it
-                 serves several); api_key_env: the environment variable that holds its key; concurrency: requests under way at once.
+                 serves several); api_key_env: the environment variable that holds its key; concurrency: requests under way at once;
+                 price_in, price_out: what it asks for a million tokens of prompts and of answers, for the cost shown.
     name:        what the results call the model (by default: the model's own name).
     tasks:       as `bethink.tasks.sources` reads them; size: problems of each (None: all of a file's); seed, split: which.
     samples:     completions of each problem (one where sampling is greedy: they would all be the same).
@@ -54,6 +55,8 @@ class EvalConfig(StrictModel):
     endpoint_model: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = Field(default=16, ge=1)
+    price_in: float = Field(default=0.0, ge=0)
+    price_out: float = Field(default=0.0, ge=0)
     name: str | None = None
     size: int | None = Field(default=200, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -120,6 +123,15 @@ class EvalConfig(StrictModel):
                 "an endpoint offers no thinking budget: leave max_thinking_tokens out, or use a model"
             )
         return self
+
+    @property
+    def priced(self) -> bool:
+        """Whether there is a price to count with."""
+        return bool(self.price_in or self.price_out)
+
+    def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
+        """What so many tokens cost, in the prices' currency."""
+        return (prompt_tokens * self.price_in + answer_tokens * self.price_out) / 1e6
 
     @property
     def model_spec(self) -> str | None:

@@ -8,7 +8,7 @@ awaited.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import IO
 
 from bethink.chat.toggle import Mode
 from bethink.core.console import Progress, warn
-from bethink.core.files import read_json, write_json
+from bethink.core.files import read_json, read_jsonl, write_json
 from bethink.engine.api import FinishReason
 from bethink.engine.dialogue import Dialogue, FloorSeconds, LocalDialogue, Question, Reply
 from bethink.evaluate.config import EvalConfig
-from bethink.evaluate.plan import Item, Key, question_of
-from bethink.evaluate.samples import Row, append, key_of, make_row
+from bethink.evaluate.plan import Item, question_of
+from bethink.evaluate.samples import Row, append, make_row
 from bethink.models.machine import cores
 from bethink.models.speed import of_the_floor
 from bethink.verify.code.pool import Sandboxes, sandboxes_for
@@ -49,32 +49,36 @@ def draw(
     samples: Path,
     meter: TokenMeter,
     *,
+    doing: str,
     already: int,
-) -> dict[Key, Row]:
-    """Draw, grade and append the completions of `items`; return their rows. already: how many an earlier run finished."""
+) -> None:
+    """Draw, grade and append the completions of `items`. doing: what the progress calls it; already: how many an earlier run finished,
+    whose rows are in `samples`."""
     workers = config.workers or cores()
     total = already + len(items)
     with (
         open(samples, "a", encoding="utf-8") as file,
-        Progress("evaluating", total, unit="completions", done=already) as progress,
+        Progress(doing, total, unit="completions", done=already) as progress,
         WorkerPool(workers) as pool,
         sandboxes_for((item.problem for item in items), workers, unsafe=config.unsafe_code) as sandboxes,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         meter.begin(progress, floor_of(dialogue))
         desk = _Desk(config, file, progress, pool, graders, sandboxes)
+        if config.priced and already:
+            desk.spend(read_jsonl(samples))
         try:
             for mode in config.modes:
                 asked = [(item, question_of(item, config)) for item in items if item.mode is mode]
                 _ask(dialogue, mode, asked, desk, config.output / TIMING)
         except KeyboardInterrupt:
             desk.finish()
-            done = already + len(desk.finished)
-            warn(f"interrupted with {done:,} of {total:,} completions finished; --resume goes on from there")
+            warn(
+                f"interrupted with {already + desk.finished:,} of {total:,} completions finished; --resume goes on from there"
+            )
             raise
         finally:
             desk.finish()
-    return desk.finished
 
 
 def _ask(
@@ -123,7 +127,7 @@ class _Desk:
         graders: ThreadPoolExecutor,
         sandboxes: Sandboxes | None = None,
     ) -> None:
-        self.finished: dict[Key, Row] = {}
+        self.finished = 0
         self._config = config
         self._file = file
         self._progress = progress
@@ -132,6 +136,13 @@ class _Desk:
         self._sandboxes = sandboxes
         self._graded: SimpleQueue[Future[Row]] = SimpleQueue()
         self._right = self._judged = 0
+        self._cost = 0.0
+
+    def spend(self, rows: Iterable[Row]) -> None:
+        """Count what these rows cost."""
+        for row in rows:
+            answer_tokens = row["thinking_tokens"] + row["answer_tokens"]
+            self._cost += self._config.cost(row["prompt_tokens"], answer_tokens)
 
     def submit(self, item: Item, question: Question, reply: Reply) -> None:
         """Have a reply graded."""
@@ -145,10 +156,14 @@ class _Desk:
             except Empty:
                 return
             append(self._file, row)
-            self.finished[key_of(row)] = row
+            self.finished += 1
             self._right += row["verdict"] == Outcome.CORRECT
             self._judged += row["verdict"] not in UNCOUNTED
-            self._progress.advance(mode=row["mode"], correct=f"{self._right:,} of {self._judged:,}")
+            fields = {"correct": f"{self._right:,} of {self._judged:,}"}
+            if self._config.priced:
+                self.spend([row])
+                fields["cost"] = f"{self._cost:,.2f}"
+            self._progress.advance(1, mode=row["mode"], **fields)
 
     def finish(self) -> None:
         """Wait for every verdict, and write the rest."""

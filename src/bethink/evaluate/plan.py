@@ -13,7 +13,7 @@ from bethink.core.seeds import derive_seed
 from bethink.engine.dialogue import Question, Sampling
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_questions
-from bethink.tasks.problem import Problem, ProblemSet
+from bethink.tasks.problem import Problem, ProblemSet, question_key
 from bethink.tasks.procedural import generators
 from bethink.tasks.prompted import prompted
 from bethink.tasks.sources import load_tasks
@@ -52,25 +52,28 @@ class Plan:
         return list(dict.fromkeys(item.problem.task for item in self.items))
 
 
-def make_plan(config: EvalConfig, known_graders: Sequence[str]) -> Plan:
-    """Load the problems and lay out the completions wanted.
+def make_plan(config: EvalConfig, known_graders: Sequence[str], *, once: bool = False) -> Plan:
+    """Load the problems and lay out the completions wanted. once: each question but once, however often it stands in the tasks.
 
     A task is called by its source's name; where two sources have one name, by the whole text the user wrote. A completion's seed is
     a hash of (seed, source's name, problem, mode, sample): it does not depend on what else is asked. Raises ConfigError for a task
     whose grader there is none for, and whatever loading the problems raises.
     """
     exclude = training_questions(config.exclude) if config.exclude else set()
-    sets = [
-        load_tasks(
+    asked: set[str] = set()
+    sets = []
+    for spec in config.tasks:
+        found = load_tasks(
             spec,
             size=config.size,
             seed=config.seed,
             split=config.split,
             exclude=exclude,
+            asked=asked if once else None,
             skip_bad=config.skip_bad,
         )
-        for spec in config.tasks
-    ]
+        asked.update(question_key(problem.question) for problem in found)
+        sets.append(found)
     named = _named(sets, config.tasks)
     for problems in named:
         _check_graders(problems, known_graders)

@@ -13,9 +13,9 @@ grader_errors   completions that could not be graded. not_judged: completions of
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -33,49 +33,69 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
-def summarize(rows: Sequence[Row], *, model: str, speed: Mapping[str, Pace]) -> list[dict[str, Any]]:
+def summarize(rows: Iterable[Row], *, model: str, speed: Mapping[str, Pace]) -> list[dict[str, Any]]:
     """One result a task and mode, in the rows' order; a row "all" a mode when there are several tasks.
 
-    speed: by mode.
+    speed: by mode. The rows are read once, and not kept.
     """
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], _Tally] = defaultdict(_Tally)
+    whole: dict[tuple[str, str], _Tally] = defaultdict(_Tally)
     for row in rows:
-        groups[row["task"], row["mode"]].append(row)
+        groups[row["task"], row["mode"]].add(row)
+        whole[ALL, row["mode"]].add(row)
     if len({task for task, _ in groups}) > 1:
-        for row in rows:
-            groups[ALL, row["mode"]].append(row)
+        groups |= whole
     return [_summary(group, model, task, mode, speed.get(mode)) for (task, mode), group in groups.items()]
 
 
-def _summary(rows: Sequence[Row], model: str, task: str, mode: str, pace: Pace | None) -> dict[str, Any]:
-    outcomes: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for row in rows:
+@dataclass(slots=True)
+class _Tally:
+    """What is counted of the rows of one mode. outcomes: by problem, whether each answer that a grader judged was right."""
+
+    outcomes: dict[tuple[str, str], list[bool]] = field(default_factory=lambda: defaultdict(list))
+    counts: Counter[str] = field(default_factory=Counter)
+    samples: int = 0
+
+    def add(self, row: Row) -> None:
         if row["verdict"] not in UNCOUNTED:
-            outcomes[row["task"], row["id"]].append(row["verdict"] == Outcome.CORRECT)
-    interval = accuracy(list(outcomes.values()))
+            self.outcomes[row["task"], row["id"]].append(row["verdict"] == Outcome.CORRECT)
+        self.samples = max(self.samples, row["sample"] + 1)
+        self.counts.update(
+            rows=1,
+            compliance=row["compliant"],
+            truncated=row["finish_reason"] == FinishReason.LENGTH,
+            no_answer=row["verdict"] == Outcome.NO_ANSWER,
+            grader_errors=row["verdict"] == Outcome.GRADER_ERROR,
+            not_judged=row["verdict"] == Outcome.NOT_JUDGED,
+            thinking_tokens=row["thinking_tokens"],
+            answer_tokens=row["answer_tokens"],
+        )
+
+    def mean(self, name: str) -> float:
+        return self.counts[name] / self.counts["rows"]
+
+
+def _summary(tally: _Tally, model: str, task: str, mode: str, pace: Pace | None) -> dict[str, Any]:
+    interval = accuracy(list(tally.outcomes.values()))
     return {
         "model": model,
         "mode": mode,
         "task": task,
-        "n": len(outcomes),
-        "samples": max(row["sample"] for row in rows) + 1,
-        "accuracy": interval.estimate if outcomes else None,
+        "n": len(tally.outcomes),
+        "samples": tally.samples,
+        "accuracy": interval.estimate if tally.outcomes else None,
         "low": interval.low,
         "high": interval.high,
-        "compliance": _share(row["compliant"] for row in rows),
-        "truncated": _share(row["finish_reason"] == FinishReason.LENGTH for row in rows),
-        "no_answer": _share(row["verdict"] == Outcome.NO_ANSWER for row in rows),
-        "thinking_tokens": fmean(row["thinking_tokens"] for row in rows),
-        "answer_tokens": fmean(row["answer_tokens"] for row in rows),
-        "grader_errors": sum(row["verdict"] == Outcome.GRADER_ERROR for row in rows),
-        "not_judged": sum(row["verdict"] == Outcome.NOT_JUDGED for row in rows),
+        "compliance": tally.mean("compliance"),
+        "truncated": tally.mean("truncated"),
+        "no_answer": tally.mean("no_answer"),
+        "thinking_tokens": tally.mean("thinking_tokens"),
+        "answer_tokens": tally.mean("answer_tokens"),
+        "grader_errors": tally.counts["grader_errors"],
+        "not_judged": tally.counts["not_judged"],
         "tokens_per_second": pace and pace.tokens_per_second,
         "floor_share": pace and pace.floor_share,
     }
-
-
-def _share(flags: Iterable[bool]) -> float:
-    return fmean(float(flag) for flag in flags)
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> Table:

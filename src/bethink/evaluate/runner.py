@@ -14,14 +14,14 @@ from bethink import __version__
 from bethink.chat.toggle import ToggleStyle
 from bethink.core.console import Progress, note
 from bethink.core.errors import BethinkError
-from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.core.files import CLAIM, claim_output, read_jsonl, sha256_file, write_json
 from bethink.engine.dialogue import Dialogue, open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_files
 from bethink.evaluate.draw import TIMING, TokenMeter, draw, paces
 from bethink.evaluate.plan import Plan, make_plan
 from bethink.evaluate.results import summarize
-from bethink.evaluate.samples import SAMPLES, Row, kept_rows, rewrite
+from bethink.evaluate.samples import SAMPLES, arrange, places
 from bethink.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
 from bethink.models.locate import locate
 from bethink.models.machine import resolve_device
@@ -29,23 +29,25 @@ from bethink.tasks.problem import Problem
 from bethink.verify.code.pool import require_sandbox
 from bethink.verify.grade import KNOWN_GRADERS
 
-FREE = {"output", "resume", "slots", "workers", "concurrency", "name", "api_key_env", "unsafe_code"}
+FREE = {
+    "output", "resume", "slots", "workers", "concurrency", "name", "api_key_env", "unsafe_code", "price_in", "price_out",
+}  # fmt: skip
+"""Options that change neither a completion nor its verdict."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """rows: the results, one a task and mode; samples, results: the files written; problems: what was asked; answers: the rows of
-    `samples`, in order."""
+    """rows: the results, one a task and mode; samples, results: the files written; problems: what was asked."""
 
     rows: list[dict[str, Any]]
     samples: Path
     results: Path
     problems: list[Problem]
-    answers: list[Row]
 
 
-def run_eval(config: EvalConfig) -> EvalResult:
-    """Evaluate and write `samples.jsonl` and `results.json` in `config.output`.
+def run_eval(config: EvalConfig, *, doing: str = "evaluating", once: bool = False) -> EvalResult:
+    """Evaluate and write `samples.jsonl` and `results.json` in `config.output`. doing: what the progress calls it; once: a question that
+    stands in the tasks several times is asked as if it stood there once.
 
     Raises OutputError for an output that is in use, ConfigError or DataError for tasks, PreflightError for coding problems without a sandbox, ModelError, TemplateError or EndpointError for
     whoever answers. What was finished by then, or at Ctrl-C, stays in samples.jsonl for `resume`.
@@ -53,7 +55,7 @@ def run_eval(config: EvalConfig) -> EvalResult:
     if config.model_spec is not None:
         locate(config.model_spec)  # a model that is not there is said before the problems are made
         resolve_device(config.device)
-    plan = make_plan(config, sorted(KNOWN_GRADERS))
+    plan = make_plan(config, sorted(KNOWN_GRADERS), once=once)
     if any(item.problem.grader == "code" for item in plan.items):
         require_sandbox(unsafe=config.unsafe_code)
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
@@ -61,7 +63,7 @@ def run_eval(config: EvalConfig) -> EvalResult:
         if counts := {reason: count for reason, count in dropped.items() if count}:
             note(f"{task}: left out " + ", ".join(f"{count:,} {reason}" for reason, count in counts.items()))
     samples = config.output / SAMPLES
-    done = kept_rows(samples, plan.items) if config.resume else {}
+    done = places(samples, plan.items) if config.resume else {}
     missing = [item for item in plan.items if item.key not in done]
     name = config.name or config.endpoint_model or config.model_spec or config.endpoint or ""
     if missing:
@@ -69,18 +71,19 @@ def run_eval(config: EvalConfig) -> EvalResult:
         try:
             dialogue = _open(config, meter)
             name = config.name or dialogue.name
-            rewrite(samples, done.values())
-            done |= draw(config, dialogue, missing, samples, meter, already=len(done))
+            if samples.exists():
+                arrange(samples, done.values())
+            draw(config, dialogue, missing, samples, meter, doing=doing, already=len(done))
         except BethinkError:
             _free_if_empty(config.output)
             raise
-    answers = [done[item.key] for item in plan.items]
-    rewrite(samples, answers)
+        done = places(samples, plan.items)
+    arrange(samples, [done[item.key] for item in plan.items])
     results = config.output / "results.json"
-    rows = summarize(answers, model=name, speed=paces(config.output))
+    rows = summarize(read_jsonl(samples), model=name, speed=paces(config.output))
     write_json(results, _document(config, plan, name, rows))
     problems = {(item.problem.task, item.problem.id): item.problem for item in plan.items}
-    return EvalResult(rows, samples, results, list(problems.values()), answers)
+    return EvalResult(rows, samples, results, list(problems.values()))
 
 
 def _fingerprint(config: EvalConfig) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def _open(config: EvalConfig, meter: Progress) -> Dialogue:
 
 def _free_if_empty(output: Path) -> None:
     """Where nobody answered at all (no such model, a wrong URL or key), nothing has been done in the output: it is free again."""
-    traces = {output / name for name in (".fingerprint.json", SAMPLES, TIMING)}
+    traces = {output / name for name in (CLAIM, SAMPLES, TIMING)}
     samples = output / SAMPLES
     if set(output.iterdir()) <= traces and not (samples.exists() and samples.stat().st_size):
         for trace in traces:

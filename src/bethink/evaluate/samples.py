@@ -1,13 +1,13 @@
 """samples.jsonl: every prompt, output and verdict, one row a completion, appended as they are finished.
 
-A killed run leaves whole rows and perhaps half a line; `kept_rows` reads what is whole, `rewrite` puts rows in canonical order. Rows
-hold nothing that depends on time or place, so that a resumed run's file is the same, byte for byte, as an uninterrupted one's.
+A killed run leaves whole rows and perhaps half a line; `places` finds what is whole, `arrange` puts it in canonical order. There may be a
+million rows of many pages each, so that no more than one is held in memory. Rows hold nothing that depends on time or place, so that a resumed run's file is the same, byte for byte, as an uninterrupted one's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,36 +53,44 @@ def key_of(row: Row) -> Key:
     return row["task"], row["id"], row["mode"], row["sample"]
 
 
-def kept_rows(path: Path, items: Sequence[Item]) -> dict[Key, Row]:
-    """The rows of an earlier run that answer one of `items`. Half a last line is passed over; other rows too, with a warning."""
+def places(path: Path, items: Iterable[Item]) -> dict[Key, int]:
+    """The byte at which the row of each of `items` begins that is there: of an unfinished file, the rows it can keep. Half a last line is
+    passed over; rows of no item too, with a warning."""
     if not path.exists():
         return {}
     wanted = {item.key: item for item in items}
-    kept: dict[Key, Row] = {}
-    strange = 0
+    found: dict[Key, int] = {}
+    strange, begin = 0, 0
     with open(path, "rb") as handle:
         for line in handle:
             if not line.endswith(b"\n"):
                 break
+            place, begin = begin, begin + len(line)
             try:
                 row = json.loads(line)
-                key = key_of(row)
-                item = wanted[key]
+                item = wanted[key_of(row)]
+                same = (row["question"], row["answer"], row["seed"]) == (
+                    item.problem.question,
+                    item.problem.answer,
+                    item.seed,
+                )
             except (ValueError, KeyError, TypeError):
-                strange += 1
-                continue
-            same = (row["question"], row["answer"], row["seed"]) == (
-                item.problem.question,
-                item.problem.answer,
-                item.seed,
-            )
+                same = False
             if same:
-                kept[key] = row
+                found[item.key] = place
             else:
                 strange += 1
     if strange:
         warn(f"{path}: {strange:,} rows are not of this evaluation and are left out")
-    return kept
+    return found
+
+
+def arrange(path: Path, begins: Iterable[int]) -> None:
+    """Replace the file by those of its rows that begin at these bytes, in this order; whole or not at all, and one row in memory."""
+    with open(path, "rb") as old, atomic_path(path) as temporary, open(temporary, "wb") as new:
+        for begin in begins:
+            old.seek(begin)
+            new.write(old.readline())
 
 
 def append(handle: IO[str], row: Row) -> None:

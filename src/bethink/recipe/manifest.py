@@ -25,12 +25,13 @@ _HASHED_WHOLE = 1 << 30
 
 
 class StageRecord(BaseModel):
-    """One stage's state. seconds and peak_memory cover all its attempts."""
+    """One stage's state. fingerprint, asked: as in `stages.Prepared`. seconds and peak_memory cover all its attempts."""
 
     name: str
     uses: str
     state: Literal["pending", "running", "done"] = "pending"
     fingerprint: str = ""
+    asked: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
     product: str = ""

@@ -30,6 +30,7 @@ from bethink.recipe.forecast import (
     weight_bytes,
 )
 from bethink.recipe.inputs import Missing, listed
+from bethink.recipe.questions import problems_asked
 from bethink.recipe.schema import Assume, Recipe, references, stage_references
 from bethink.recipe.stages import Prepared
 from bethink.train.prefer.settings import SETTINGS, base_of
@@ -44,7 +45,8 @@ class Estimate:
 
     rows: what it makes or reads; None where nothing can be told. at_most: rows and tokens are upper bounds. good: how many of the rows
     made with thinking on and off are known to pass curation; makes: how many a later stage can read at most, where that is not `rows`. memory
-    in bytes. rate: what the hours rest on. judge: bytes of the reward model it makes, if that is what it makes and they are known.
+    in bytes. rate: what the hours rest on. judge: bytes of the reward model it makes, if that is what it makes and they are known. cost: of the
+    answers of an endpoint that has a price, at most.
     """
 
     stage: str
@@ -59,13 +61,18 @@ class Estimate:
     makes: int | None = None
     rate: Rate | None = None
     judge: int | None = None
+    cost: float | None = None
+
+
+_ROWS_FROM = {"curate": "input", "pretrain": "data", "sft": "data", "distill": "data", "prefer": "data"}
+"""Of stages that read rows, the option that names them: what else a stage refers to (a model, a tokenizer) is none of its rows."""
 
 
 def estimate(recipe: Recipe, stages: Sequence[Prepared]) -> list[Estimate]:
     """The plan, stage by stage. Raises ConfigError for a model's shape that no model has."""
     done: dict[str, Estimate] = {}
     for one in stages:
-        before = [done[name] for name in stage_references(one.stage)]
+        before = [done[name] for name in stage_references(one.stage, _ROWS_FROM.get(one.stage.uses))]
         done[one.stage.name] = _ESTIMATES[one.stage.uses](one, recipe.assume, before)
     return list(done.values())
 
@@ -131,7 +138,7 @@ def _at_most(config: CurateConfig, inputs: list[list[Estimate | None]]) -> int |
     return sum(count if rows is None else min(rows, count) for count, rows in zip(each, most, strict=True))
 
 
-def _read(stages: list[Estimate | None]) -> int | None:
+def _read(stages: Sequence[Estimate | None]) -> int | None:
     """The most rows that can be read of what these stages make, where it is known of all."""
     counts = [stage and (stage.rows if stage.makes is None else stage.makes) for stage in stages]
     known = [count for count in counts if isinstance(count, int)]
@@ -145,7 +152,7 @@ def _corpus(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 
 def _pretrain(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
-    texts = sum(stage.rows or 0 for stage in before)
+    texts = (_read(before) if len(before) == len(config.data) else None) or 0
     passes = texts * config.epochs * (1 - config.held_out)
     tokens = config.steps * config.tokens_per_step if config.steps else None
     if tokens is None and texts and assume.tokens_per_sample:
@@ -243,22 +250,25 @@ def _eval(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     what = f"{tasks}, {' and '.join(config.modes)}" + (", prompted" if config.prompted else "")
     if config.endpoint:
         what += f", asked of {config.endpoint_model or config.endpoint}"
-    completions = len(config.tasks) * sum(config.samples_of(mode) for mode in config.modes)
-    rows = config.size * completions if config.size else None
+    problems = problems_asked(config, once=one.stage.uses == "sample")
+    rows = problems * sum(config.samples_of(mode) for mode in config.modes) if problems else None
     tokens = rows * config.max_tokens if rows else None
+    cost = config.cost(0, tokens) if tokens and config.endpoint else None
     hours, rate = None, sampling_rate(config, assume, rows) if rows else None
     if rows and rate and assume.tokens_per_completion:
         hours = rows * assume.tokens_per_completion / rate.tokens_per_second / 3600
-    return Estimate(one.stage.name, "eval", what, rows, tokens, at_most=True, hours=hours, rate=rate)
+    return Estimate(
+        one.stage.name, one.stage.uses, what, rows, tokens, at_most=True, hours=hours, rate=rate, cost=cost
+    )
 
 
 def _sample(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     """What an evaluation of the same size takes; of the rows only the most there can be is known."""
     config: Any = one.config
     line = _eval(one, assume, before)
-    asked = config.size * len(config.tasks) if config.size else None
-    makes = asked * len(config.modes) * config.keep if asked and config.keep else line.rows
-    return replace(line, uses="sample", makes=makes)
+    problems = problems_asked(config, once=True)
+    makes = problems * len(config.modes) * config.keep if problems and config.keep else line.rows
+    return replace(line, makes=makes)
 
 
 def _grpo(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
@@ -380,6 +390,9 @@ def plan_words(recipe: Recipe, lines: Sequence[Estimate], missing: Sequence[Miss
             rates = "; ".join(dict.fromkeys(line.rate.words for line in told if line.rate))
             each = f"{mean:,.0f} tokens a {per}, " if mean else ""
             text += f"\n{work} about {hours} on {assume.device}: {each}{rates}."
+    if paid := [line for line in lines if line.cost]:
+        each = ", ".join(f"{line.stage} {line.cost:,.2f}" for line in paid)
+        text += f"\nAnswers of endpoints cost at most {sum(line.cost or 0 for line in paid):,.2f} ({each}); what the prompts cost comes on top."
     needed = max((line.memory for line in lines if line.memory), default=0)
     if needed and assume.memory_gib:
         fits = "fits in" if needed <= assume.memory_gib * 2**30 else "does NOT fit in"

@@ -27,9 +27,6 @@ from bethink.recipe.schema import LoadedRecipe, Recipe
 from bethink.recipe.stages import Prepared, prepare
 from bethink.recipe.usage import MemoryWatch, gpu_peak_bytes
 
-_CLAIM = ".fingerprint.json"
-"""What `core.files.claim_output` writes into a room's output first."""
-
 
 def run_recipe(
     loaded: LoadedRecipe,
@@ -41,7 +38,8 @@ def run_recipe(
 ) -> Manifest:
     """Bring every stage of the recipe to done, or those up to the stage `until`.
 
-    redo: replace stages that were made from other settings, and what came after them; without it they are refused.
+    redo: replace stages that were made from other settings, and what came after them; without it they are refused. Of a stage of
+    which only the filters changed, the answers stay.
     Raises ConfigError for a stage that the recipe has not, OutputError for a directory that is not this recipe's to write, and whatever a stage raises.
     """
     run_dir = run_dir.absolute()
@@ -138,7 +136,8 @@ def _open_manifest(loaded: LoadedRecipe, run_dir: Path, overrides: Sequence[str]
 
 
 def _settle_stale(manifest: Manifest, stages: list[Prepared], run_dir: Path, *, redo: bool) -> None:
-    """Refuse, or with `redo` remove, what stages with other settings left in the directory."""
+    """Refuse, or with `redo` remove, what stages with other settings left in the directory; answers that would be asked for again just
+    so are kept, and the stage goes on from them."""
     stale = []
     for one in stages:
         record = manifest.record(one.stage.name)
@@ -146,13 +145,20 @@ def _settle_stale(manifest: Manifest, stages: list[Prepared], run_dir: Path, *, 
             stale.append((one, record))
     # A report is a view of the rest and costs nothing to write again.
     costly = [one.stage.name for one, _ in stale if one.stage.uses != "report"]
+    refiltered = [one.stage.name for one, record in stale if one.asked and one.asked == record.asked]
     if costly and not redo:
+        kept = (
+            f" (the answers of {', '.join(refiltered)} are kept: only filters changed)" if refiltered else ""
+        )
         raise OutputError(
             f"made from other settings or inputs: {', '.join(costly)}",
             where=str(run_dir),
-            fix="choose another --output, or replace these stages with --redo",
+            fix=f"choose another --output, or replace these stages with --redo{kept}",
         )
     for one, record in stale:
+        if one.stage.name in refiltered:
+            record.state = "running"
+            continue
         if one.folder.is_dir():
             shutil.rmtree(one.folder)
         manifest.stages.remove(record)
@@ -183,7 +189,7 @@ def _record_of(one: Prepared, manifest: Manifest) -> StageRecord:
     record = manifest.record(one.stage.name) or StageRecord(name=one.stage.name, uses=one.stage.uses)
     if record.state == "done" and not one.product.exists():
         record.state = "pending"
-    record.fingerprint = one.fingerprint
+    record.fingerprint, record.asked = one.fingerprint, one.asked
     record.options = one.config.model_dump(mode="json")
     record.inputs = one.inputs
     record.product = str(one.product)
@@ -192,7 +198,7 @@ def _record_of(one: Prepared, manifest: Manifest) -> StageRecord:
 
 def _run_stage(one: Prepared, record: StageRecord, manifest: Manifest, run_dir: Path, head: str) -> None:
     # A room marks its output before anything else; without the mark there is nothing in it to go on from.
-    half_done = record.state == "running" and (one.folder / _CLAIM).exists()
+    half_done = record.state == "running" and (one.folder / one.kind.claim).exists()
     if not half_done and one.folder.is_dir():
         shutil.rmtree(one.folder)
     note(f"{head}: {'resuming' if half_done else one.stage.uses}")

@@ -247,9 +247,10 @@ def references(value: Any) -> Iterator[tuple[Path_, str]]:
             yield from (((index, *path), name) for path, name in references(item))
 
 
-def stage_references(stage: Stage) -> list[str]:
-    """The names of the stages whose products this stage reads, in order of mention."""
-    named = (name for _, name in references(stage.options) if name.startswith("stages."))
+def stage_references(stage: Stage, option: str | None = None) -> list[str]:
+    """The names of the stages whose products this stage reads, or reads by that option, in order of mention."""
+    options = stage.options if option is None else stage.options.get(option)
+    named = (name for _, name in references(options) if name.startswith("stages."))
     return list(dict.fromkeys(name.removeprefix("stages.") for name in named))
 
 

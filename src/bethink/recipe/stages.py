@@ -7,13 +7,14 @@ The options of a stage are the room's own config model; nothing is described twi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bethink.core.config import StrictModel, validate
 from bethink.core.errors import ConfigError
+from bethink.core.files import CLAIM
 from bethink.recipe.manifest import digest, input_hashes
 from bethink.recipe.schema import LoadedRecipe, Stage, references, resolve
 
@@ -28,13 +29,17 @@ def _all(config: StrictModel) -> dict[str, Any]:
 @dataclass(frozen=True)
 class StageKind:
     """config: the room's model (imported on demand); run: does the work; product: what a later stage's `${stages.NAME}` means;
-    reads: the options that name files; deciding: those that decide its bytes, as the room sees it, as JSON values."""
+    reads: the options that name files; deciding: those that decide its bytes, as the room sees it, as JSON values. claim: the file the
+    room marks its output with before anything else. filters: the deciding options that leave the answers it asked for as they are:
+    where only they changed, a redo resumes from those answers."""
 
     config: Callable[[], type[StrictModel]]
     run: Callable[[Any], object]
     product: Callable[[Path, Any], Path]
     reads: tuple[str, ...] = ()
     deciding: Callable[[Any], dict[str, Any]] = _all
+    claim: str = CLAIM
+    filters: Callable[[], Collection[str]] = frozenset
 
 
 class ReportConfig(StrictModel):
@@ -43,6 +48,11 @@ class ReportConfig(StrictModel):
     output: Path
     examples: int = 4
     every: bool = False
+
+
+def _filters() -> Collection[str]:
+    filters: frozenset[str] = importlib.import_module("bethink.sample.config").FILTERS
+    return filters
 
 
 def _config(module: str, name: str) -> Callable[[], type[StrictModel]]:
@@ -116,6 +126,8 @@ KINDS: dict[str, StageKind] = {
         product=lambda folder, _: folder,
         reads=("model", "adapter", "tasks", "exclude"),
         deciding=_all_but("evaluate.runner", "FREE"),
+        claim=f"answers/{CLAIM}",
+        filters=_filters,
     ),
     "eval": StageKind(
         config=_config("evaluate.config", "EvalConfig"),
@@ -143,7 +155,8 @@ class Prepared:
     """A stage ready to run.
 
     fingerprint: hash of everything that decides its bytes: its options, its outside inputs, and the fingerprints of the stages it
-    reads. inputs: hashes of the files outside the run that it reads.
+    reads. asked: hash of what of that decides the answers it asks for; empty where it keeps none apart from what it makes of them.
+    inputs: hashes of the files outside the run that it reads.
     """
 
     stage: Stage
@@ -151,6 +164,7 @@ class Prepared:
     config: StrictModel
     product: Path
     fingerprint: str
+    asked: str
     inputs: dict[str, str]
 
     @property
@@ -209,6 +223,8 @@ def _prepare_stage(
     referring = {str(path[0]) for path, name in references(stage.options) if name.startswith("stages.")}
     identity |= {key: resolve(stage.options[key], identity_of) for key in referring & identity.keys()}
     inputs = input_hashes([identity[key] for key in kind.reads])
+    filters = kind.filters()
+    asked = {key: value for key, value in identity.items() if key not in filters}
     before = [one.fingerprint for one in earlier.values()] if stage.uses == "report" else []
     return Prepared(
         stage=stage,
@@ -216,5 +232,6 @@ def _prepare_stage(
         config=config,
         product=kind.product(folder, config),
         fingerprint=digest([stage.uses, identity, inputs, before]),
+        asked=digest([stage.uses, asked, inputs]) if filters else "",
         inputs=inputs,
     )

@@ -10,6 +10,9 @@ from bethink.chat.toggle import Mode
 from bethink.engine.api import THINKING_TEMPERATURE, THINKING_TOP_P
 from bethink.evaluate.config import EvalConfig, SamplingOptions
 
+VOTED = "voted.jsonl"
+"""In the output of a run with a vote: all answers, those to problems without an answer as the vote judges them."""
+
 LEAST_VOTERS = 3
 """Answers without which there is no majority to speak of."""
 
@@ -28,7 +31,6 @@ class SampleConfig(EvalConfig):
     repetition:    the largest share of repeated phrases of 6 words.
     code_blocks:   allow fenced code in the thinking of a problem that is not about code.
     category, license: of the rows.
-    price_in, price_out: what the endpoint asks for a million tokens of prompts and of answers, for the cost shown.
     """
 
     size: int | None = Field(default=None, ge=1)
@@ -47,8 +49,6 @@ class SampleConfig(EvalConfig):
     code_blocks: bool = False
     category: str = "math"
     license: str = "unknown"
-    price_in: float = Field(default=0.0, ge=0)
-    price_out: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _enough_voters(self) -> Self:
@@ -65,3 +65,7 @@ class SampleConfig(EvalConfig):
         """What is asked, as an evaluation in a directory of its own."""
         options: dict[str, Any] = {name: getattr(self, name) for name in EvalConfig.model_fields}
         return EvalConfig(**{**options, "output": self.output / "answers"})
+
+
+FILTERS = frozenset(SampleConfig.model_fields) - frozenset(EvalConfig.model_fields)
+"""The options that change nothing of what is asked: only what is made of the answers."""

@@ -6,12 +6,15 @@ the thinking (arXiv 2501.12948, section 2.3.3). Repetition, form, doubles and pa
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bethink.chat.parse import Parsed, parse
+from bethink.chat.toggle import Mode
 from bethink.evaluate.samples import Row
 from bethink.sample.config import SampleConfig
 from bethink.sample.vote import needs_vote
@@ -43,33 +46,41 @@ _PARAGRAPHS = re.compile(r"\n\s*\n")
 _FENCE = re.compile(r"^\s*(```|~~~)", re.MULTILINE)
 
 
+class _Fit(NamedTuple):
+    """An answer without a fault. place: among all answers; length: in tokens."""
+
+    place: int
+    problem: tuple[str, str]
+    mode: Mode
+    length: int
+
+
 @dataclass(slots=True)
 class Sieve:
-    """Sorts answers into kept and left out. counts: by reason."""
+    """Says which answers are kept. reasons: of each answer in order, why it is left out; None where it is kept."""
 
     config: SampleConfig
-    kept: list[tuple[Problem, Row]] = field(default_factory=list)
-    left_out: list[tuple[Row, str]] = field(default_factory=list)
+    reasons: list[str | None] = field(default_factory=list)
 
     def sift(self, answers: Iterable[tuple[Problem, Row]]) -> None:
-        """Take the answers, in the order of their problems; once."""
-        seen: set[tuple[str, str, str, str]] = set()
-        fit: list[tuple[Problem, Row]] = []
-        for problem, row in answers:
-            key = row["task"], row["id"], row["mode"], " ".join(row["output"].split())
-            reason = self._fault(problem, row) or ("duplicate" if key in seen else None)
-            seen.add(key)
-            if reason:
-                self.left_out.append((row, reason))
-            else:
-                fit.append((problem, row))
-        self.kept = self._paired(self._limited(fit))
+        """Take the answers, in the order of their problems; once. Of their texts nothing is kept but hashes."""
+        seen: set[bytes] = set()
+        fit: list[_Fit] = []
+        for place, (problem, row) in enumerate(answers):
+            mark = _mark(row["task"], row["id"], row["mode"], *row["output"].split())
+            reason = self._fault(problem, row) or ("duplicate" if mark in seen else None)
+            seen.add(mark)
+            self.reasons.append(reason)
+            if reason is None:
+                length = int(row["thinking_tokens"] + row["answer_tokens"])
+                fit.append(_Fit(place, (problem.task, problem.id), Mode(row["mode"]), length))
+        self._pair(self._limit(fit))
 
     @property
     def counts(self) -> dict[str, int]:
         """How many were left out, by reason."""
-        reasons = [reason for _, reason in self.left_out]
-        return {reason: reasons.count(reason) for reason in REASONS if reason in reasons}
+        found = Counter(self.reasons)
+        return {reason: found[reason] for reason in REASONS if found[reason]}
 
     def _fault(self, problem: Problem, row: Row) -> str | None:
         config = self.config
@@ -97,61 +108,74 @@ class Sieve:
         said = f"{parsed.thinking or ''}\n{parsed.answer}"
         return not (self.config.language and wanted) or share_in(said, wanted) >= self.config.language
 
-    def _limited(self, fit: list[tuple[Problem, Row]]) -> list[tuple[Problem, Row]]:
+    def _limit(self, fit: list[_Fit]) -> list[_Fit]:
+        """Those of `fit` that are not too many, in order; the others are left out."""
         if not self.config.keep:
             return fit
-        by_problem: dict[tuple[str, str, str], list[Row]] = {}
-        for _, row in fit:
-            by_problem.setdefault((row["task"], row["id"], row["mode"]), []).append(row)
-        if self.config.prefer == "shortest":
-            for rows in by_problem.values():
-                rows.sort(key=_length)
-        chosen = {id(row) for rows in by_problem.values() for row in rows[: self.config.keep]}
-        self.left_out += [(row, "surplus") for _, row in fit if id(row) not in chosen]
-        return [(problem, row) for problem, row in fit if id(row) in chosen]
+        groups: dict[tuple[tuple[str, str], Mode], list[_Fit]] = {}
+        for one in fit:
+            groups.setdefault((one.problem, one.mode), []).append(one)
+        chosen: set[int] = set()
+        for group in groups.values():
+            if self.config.prefer == "shortest":
+                group.sort(key=lambda one: one.length)
+            chosen.update(one.place for one in group[: self.config.keep])
+        return self._only(fit, lambda one: one.place in chosen, "surplus")
 
-    def _paired(self, fit: list[tuple[Problem, Row]]) -> list[tuple[Problem, Row]]:
+    def _pair(self, fit: list[_Fit]) -> list[_Fit]:
+        """Those of `fit` whose problem has an answer in every mode; the others are left out."""
         if not self.config.paired:
             return fit
-        modes: dict[tuple[str, str], set[str]] = {}
-        for _, row in fit:
-            modes.setdefault((row["task"], row["id"]), set()).add(row["mode"])
-        wanted = {str(mode) for mode in self.config.modes}
-        whole = {key for key, found in modes.items() if found >= wanted}
-        self.left_out += [(row, "unpaired") for _, row in fit if (row["task"], row["id"]) not in whole]
-        return [(problem, row) for problem, row in fit if (row["task"], row["id"]) in whole]
+        modes: dict[tuple[str, str], set[Mode]] = {}
+        for one in fit:
+            modes.setdefault(one.problem, set()).add(one.mode)
+        wanted = set(self.config.modes)
+        return self._only(fit, lambda one: modes[one.problem] >= wanted, "unpaired")
+
+    def _only(self, fit: list[_Fit], stays: Callable[[_Fit], bool], reason: str) -> list[_Fit]:
+        kept = [one for one in fit if stays(one)]
+        left = {one.place for one in fit} - {one.place for one in kept}
+        for place in left:
+            self.reasons[place] = reason
+        return kept
 
 
 def pass_rates(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row a problem, in the order of `rows`: the share of its gradable answers that were right, in all modes and in each."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], _Rate] = {}
     for row in rows:
         if row["verdict"] not in UNCOUNTED:
-            found.setdefault((row["task"], row["id"]), []).append(row)
-    return [_rate(answers) for answers in found.values()]
+            rate = found.setdefault((row["task"], row["id"]), _Rate(row["question"]))
+            rate.right.setdefault(row["mode"], []).append(row["verdict"] == Outcome.CORRECT)
+    return [rate.row(*key) for key, rate in found.items()]
 
 
-def _rate(answers: Sequence[Row]) -> dict[str, Any]:
-    first = answers[0]
-    modes = sorted({row["mode"] for row in answers}, reverse=True)
-    return {
-        "id": first["id"],
-        "task": first["task"],
-        "question": first["question"],
-        "pass_rate": _share(answers),
-        **{f"pass_rate_{mode}": _share([row for row in answers if row["mode"] == mode]) for mode in modes},
-        "samples": len(answers),
-    }
+@dataclass(slots=True)
+class _Rate:
+    """right: by mode, of each answer."""
+
+    question: str
+    right: dict[str, list[bool]] = field(default_factory=dict)
+
+    def row(self, task: str, problem: str) -> dict[str, Any]:
+        every = [right for answers in self.right.values() for right in answers]
+        return {
+            "id": problem,
+            "task": task,
+            "question": self.question,
+            "pass_rate": _share(every),
+            **{f"pass_rate_{mode}": _share(self.right[mode]) for mode in sorted(self.right, reverse=True)},
+            "samples": len(every),
+        }
 
 
-def _share(answers: Sequence[Row]) -> float:
-    right = [row["verdict"] == Outcome.CORRECT for row in answers]
-    share: float = sum(right) / len(right)
-    return round(share, 6)
+def _share(right: Sequence[bool]) -> float:
+    return round(sum(right) / len(right), 6)
 
 
-def _length(row: Row) -> int:
-    return int(row["thinking_tokens"] + row["answer_tokens"])
+def _mark(*parts: str) -> bytes:
+    """What stands for a text among those seen: 16 bytes."""
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def _longest_paragraph(parsed: Parsed) -> int:

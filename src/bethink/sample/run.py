@@ -1,60 +1,71 @@
 """`bethink sample`: ask, grade, vote where there is no answer to grade by, filter, write.
 
-The answers are an evaluation in OUTPUT/answers, with its own resumption; what follows is made of them anew each time. Written are
+The answers are an evaluation in OUTPUT/answers, with its own resumption; what follows is made of them anew each time, read row
+by row from their file, since together they may be larger than memory. Written are
 rows.jsonl (in the schema of the Llama-Nemotron Post-Training Dataset, for `bethink curate`), pass_rates.jsonl (one row a problem, for a
-curriculum), rejects.jsonl (what was left out, and why) and summary.json.
+curriculum), rejects.jsonl (what was left out, and why), summary.json and after a vote voted.jsonl (the answers as it judges them, for
+`bethink prefer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bethink.chat.parse import canonical, parse
 from bethink.chat.toggle import Mode, apply_toggle
-from bethink.core.files import atomic_path, dump_line, write_json
+from bethink.core.files import read_jsonl, write_json
 from bethink.evaluate.runner import run_eval
-from bethink.evaluate.samples import Row
-from bethink.sample.config import SampleConfig
+from bethink.evaluate.samples import Row, rewrite
+from bethink.sample.config import VOTED, SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
-from bethink.sample.vote import Key, Vote, elect, needs_vote
+from bethink.sample.vote import Election, elect, needs_vote
 from bethink.tasks.problem import Problem
 
 ROWS, PASS_RATES, REJECTS, SUMMARY = "rows.jsonl", "pass_rates.jsonl", "rejects.jsonl", "summary.json"
 
+Answer = tuple[Problem, Row]
+
 
 def run_sample(config: SampleConfig) -> dict[str, Any]:
     """Sample and write everything into `config.output`; returns the summary. Raises what `run_eval` raises."""
-    answered = run_eval(config.asked)
-    problems = {(problem.task, problem.id): problem for problem in answered.problems}
-    answers, votes = answered.answers, dict[Key, Vote]()
+    answered = run_eval(config.asked, doing="sampling", once=True)
+    election = Election({(problem.task, problem.id): problem for problem in answered.problems})
     if config.majority:
-        election = elect(problems, answers, config.majority, think=config.think, workers=config.workers)
-        problems, answers, votes = election.problems, election.answers, election.votes
+        rows = read_jsonl(answered.samples)
+        election = elect(election.problems, rows, config.majority, think=config.think, workers=config.workers)
+
+    def answers() -> Iterator[Answer]:
+        for row in read_jsonl(answered.samples):
+            yield election.problems[row["task"], row["id"]], election.judged(row)
+
+    if election.votes:
+        rewrite(config.output / VOTED, (row for _, row in answers()))
+    else:
+        (config.output / VOTED).unlink(missing_ok=True)  # of an earlier run with other options
     sieve = Sieve(config)
-    sieve.sift((problems[row["task"], row["id"]], row) for row in answers)
+    sieve.sift(answers())
+    judged = (row for problem, row in answers() if not needs_vote(problem))
     rates = {
-        (rate["task"], rate["id"]): rate
-        for rate in pass_rates(row for row in answers if not needs_vote(problems[row["task"], row["id"]]))
+        (rate["task"], rate["id"]): {**rate, **_reference(election, rate)} for rate in pass_rates(judged)
     }
-    rows = []
-    for problem, row in sieve.kept:
-        key = problem.task, problem.id
-        rate = rates.get(key, {}).get("pass_rate")
-        rows.append({**_row(problem, row, rate, config), **_share(votes.get(key))})
-    _write(config.output / ROWS, rows)
-    _write(
-        config.output / PASS_RATES,
-        ({**rate, **_reference(problems[key], votes.get(key))} for key, rate in rates.items()),
+
+    def sifted() -> Iterator[tuple[Answer, str | None]]:
+        return zip(answers(), sieve.reasons, strict=True)
+
+    kept = (answer for answer, reason in sifted() if reason is None)
+    rewrite(
+        config.output / ROWS,
+        (_row(*answer, rates.get((answer[0].task, answer[0].id), {}), config) for answer in kept),
     )
-    _write(config.output / REJECTS, ({**row, "reason": reason} for row, reason in sieve.left_out))
-    summary = _summary(config, sieve, answers, problems, votes)
+    rewrite(config.output / PASS_RATES, rates.values())
+    rewrite(config.output / REJECTS, ({**row, "reason": reason} for (_, row), reason in sifted() if reason))
+    summary = _summary(config, election, sieve, sifted())
     write_json(config.output / SUMMARY, summary)
     return summary
 
 
-def _row(problem: Problem, row: Row, rate: Any, config: SampleConfig) -> dict[str, Any]:
+def _row(problem: Problem, row: Row, rate: Mapping[str, Any], config: SampleConfig) -> dict[str, Any]:
     mode = Mode(row["mode"])
     parsed = parse(row["output"], think=config.think, opened=row["opened"])
     return {
@@ -70,44 +81,39 @@ def _row(problem: Problem, row: Row, rate: Any, config: SampleConfig) -> dict[st
         "problem": problem.id,
         "task": problem.task,
         "answer": problem.answer,
-        "pass_rate": rate,
+        **{name: rate[name] for name in ("pass_rate", "vote_share") if name in rate},
     }
 
 
-def _share(vote: Vote | None) -> dict[str, Any]:
-    return {} if vote is None else {"vote_share": round(vote.share, 6)}
-
-
-def _reference(problem: Problem, vote: Vote | None) -> dict[str, Any]:
+def _reference(election: Election, rate: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a row of pass rates a problem in the layout `plain`, where the vote gave it an answer."""
-    if vote is None:
+    key = rate["task"], rate["id"]
+    if (vote := election.votes.get(key)) is None:
         return {}
-    return {"answer": problem.answer, "grader": problem.grader, **_share(vote)}
+    problem = election.problems[key]
+    return {"answer": problem.answer, "grader": problem.grader, "vote_share": round(vote.share, 6)}
 
 
 def _summary(
-    config: SampleConfig,
-    sieve: Sieve,
-    answers: list[Row],
-    problems: dict[Key, Problem],
-    votes: dict[Key, Vote],
+    config: SampleConfig, election: Election, sieve: Sieve, sifted: Iterable[tuple[Answer, str | None]]
 ) -> dict[str, Any]:
-    tokens = sum(row["thinking_tokens"] + row["answer_tokens"] for row in answers)
-    prompts = sum(row["prompt_tokens"] for row in answers)
-    kept = [row for _, row in sieve.kept]
+    prompts = tokens = 0
+    with_rows: set[tuple[str, str]] = set()
+    rows = dict.fromkeys(map(str, config.modes), 0)
+    for (problem, row), reason in sifted:
+        prompts += row["prompt_tokens"]
+        tokens += row["thinking_tokens"] + row["answer_tokens"]
+        if reason is None:
+            with_rows.add((problem.task, problem.id))
+            rows[row["mode"]] += 1
     return {
-        "problems": len(problems),
-        "problems_with_rows": len({(row["task"], row["id"]) for row in kept}),
-        **({"voted": len(votes)} if config.majority else {}),
-        "answers": len(answers),
-        "rows": {str(mode): sum(row["mode"] == mode for row in kept) for mode in config.modes},
+        "problems": len(election.problems),
+        "problems_with_rows": len(with_rows),
+        **({"voted": len(election.votes)} if config.majority else {}),
+        "answers": len(sieve.reasons),
+        "rows": rows,
         "left_out": sieve.counts,
         "prompt_tokens": prompts,
         "answer_tokens": tokens,
-        "cost": round((prompts * config.price_in + tokens * config.price_out) / 1e6, 4),
+        "cost": round(config.cost(prompts, tokens), 4),
     }
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
-        handle.writelines(dump_line(row) for row in rows)

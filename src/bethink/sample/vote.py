@@ -14,10 +14,12 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bethink.chat.toggle import Mode, ThinkFormat
-from bethink.evaluate.samples import Row
+from bethink.evaluate.plan import Key
+from bethink.evaluate.samples import Row, key_of
 from bethink.tasks.problem import Problem
 from bethink.verify import choice, exact, math
 from bethink.verify.extract import answer_text
@@ -27,7 +29,7 @@ from bethink.verify.verdict import Outcome
 GRADERS = ("math", "numeric", "exact", "choice")
 """Whose answers can be compared with each other."""
 
-Key = tuple[str, str]
+ProblemKey = tuple[str, str]
 """(task, problem id)."""
 
 
@@ -41,11 +43,29 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Election:
-    """problems: those with a reference, by now or before. answers: all rows, of such problems judged by the vote. votes: by problem."""
+    """problems: all, with the answers that were voted for. votes: by problem. right: of each answer that said something to a problem that
+    was decided, whether it is what was voted for."""
 
-    problems: dict[Key, Problem]
-    answers: list[Row]
-    votes: dict[Key, Vote]
+    problems: dict[ProblemKey, Problem]
+    votes: dict[ProblemKey, Vote] = field(default_factory=dict)
+    right: dict[Key, bool] = field(default_factory=dict)
+
+    def judged(self, row: Row) -> Row:
+        """The row with the vote's verdict, where there is one."""
+        right = self.right.get(key_of(row)) if self.right else None
+        if right is None:
+            return row
+        answer = self.votes[row["task"], row["id"]].answer
+        verdict = Outcome.CORRECT if right else Outcome.WRONG
+        return {**row, "answer": answer, "verdict": str(verdict), "detail": "by majority vote"}
+
+
+class _Ballot(NamedTuple):
+    """What an answer committed to; None where that is nothing that could be right."""
+
+    key: Key
+    mode: str
+    said: str | None
 
 
 def needs_vote(problem: Problem) -> bool:
@@ -54,33 +74,34 @@ def needs_vote(problem: Problem) -> bool:
 
 
 def elect(
-    problems: dict[Key, Problem],
-    answers: Sequence[Row],
+    problems: dict[ProblemKey, Problem],
+    answers: Iterable[Row],
     least: float,
     *,
     think: ThinkFormat,
     workers: int | None = None,
 ) -> Election:
     """Vote on every problem that has no answer. least: the share of a problem's answers that must agree; workers: processes for what is
-    hard to compare. The same rows give the same votes."""
+    hard to compare. The same rows give the same votes; they are read once, and their texts not kept."""
     open_ones = {key: problem for key, problem in problems.items() if needs_vote(problem)}
-    rows: dict[Key, list[Row]] = {key: [] for key in open_ones}
+    if not open_ones:
+        return Election(problems)
+    ballots: dict[ProblemKey, list[_Ballot]] = {key: [] for key in open_ones}
     for row in answers:
-        if (row["task"], row["id"]) in rows:
-            rows[row["task"], row["id"]].append(row)
-    votes: dict[Key, Vote] = {}
-    judged: dict[int, Row] = {}
-    if open_ones:
-        with WorkerPool(workers) as pool, ThreadPoolExecutor(pool.workers) as threads:
-            found = threads.map(
-                lambda key: _settle(open_ones[key], rows[key], least, think, pool), list(open_ones)
+        if problem := open_ones.get((row["task"], row["id"])):
+            ballots[problem.task, problem.id].append(
+                _Ballot(key_of(row), row["mode"], _said(problem, row, think))
             )
-            for key, (vote, new) in zip(open_ones, found, strict=True):
-                judged |= {id(old): row for old, row in zip(rows[key], new, strict=True)}
-                if vote is not None:
-                    votes[key] = vote
+    votes: dict[ProblemKey, Vote] = {}
+    right: dict[Key, bool] = {}
+    with WorkerPool(workers) as pool, ThreadPoolExecutor(pool.workers) as threads:
+        found = threads.map(lambda key: _settle(open_ones[key], ballots[key], least, pool), list(open_ones))
+        for key, (vote, judged) in zip(open_ones, found, strict=True):
+            right |= judged
+            if vote is not None:
+                votes[key] = vote
     voted = {key: dataclasses.replace(problems[key], answer=vote.answer) for key, vote in votes.items()}
-    return Election({**problems, **voted}, [judged.get(id(row), row) for row in answers], votes)
+    return Election({**problems, **voted}, votes, right)
 
 
 def majority(texts: Iterable[str], drawn: int, least: float, same: Callable[[str, str], bool]) -> Vote | None:
@@ -99,28 +120,21 @@ def majority(texts: Iterable[str], drawn: int, least: float, same: Callable[[str
 
 
 def _settle(
-    problem: Problem, rows: Sequence[Row], least: float, think: ThinkFormat, pool: WorkerPool
-) -> tuple[Vote | None, list[Row]]:
-    """The vote on one problem, and its rows as it judges them; without a majority they are as they were."""
-    said = [_said(problem, row, think) for row in rows]
+    problem: Problem, ballots: Sequence[_Ballot], least: float, pool: WorkerPool
+) -> tuple[Vote | None, dict[Key, bool]]:
+    """The vote on one problem, and which of its answers it takes for right; without a majority none is judged."""
 
     def same(reference: str, text: str) -> bool:
         return _same(problem, reference, text, pool)
 
-    thought = any(row["mode"] == Mode.ON for row in rows)
-    voters = [text for row, text in zip(rows, said, strict=True) if not thought or row["mode"] == Mode.ON]
+    thought = any(ballot.mode == Mode.ON for ballot in ballots)
+    voters = [ballot.said for ballot in ballots if not thought or ballot.mode == Mode.ON]
     vote = majority([text for text in voters if text is not None], len(voters), least, same)
     if vote is None:
-        return None, list(rows)
-    right = {text: same(vote.answer, text) for text in dict.fromkeys(said) if text is not None}
-    return vote, [
-        row if text is None else _judged(row, vote, right[text]) for row, text in zip(rows, said, strict=True)
-    ]
-
-
-def _judged(row: Row, vote: Vote, right: bool) -> Row:
-    verdict = Outcome.CORRECT if right else Outcome.WRONG
-    return {**row, "answer": vote.answer, "verdict": str(verdict), "detail": "by majority vote"}
+        return None, {}
+    texts = dict.fromkeys(ballot.said for ballot in ballots if ballot.said is not None)
+    right = {text: same(vote.answer, text) for text in texts}
+    return vote, {ballot.key: right[ballot.said] for ballot in ballots if ballot.said is not None}
 
 
 def _said(problem: Problem, row: Row, think: ThinkFormat) -> str | None:

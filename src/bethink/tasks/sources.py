@@ -56,12 +56,15 @@ def load_tasks(
     seed: int,
     split: str,
     exclude: Collection[str] = (),
+    asked: Collection[str] | None = None,
     skip_bad: bool = False,
 ) -> ProblemSet:
     """The problems a task name stands for.
 
     size: how many; of a file or hub data set a seeded sample in its own order, None for all. split: which part of a generator's seeds
-    or of a hub data set (a file is its own split, unless a part of it is held out). exclude: question texts that must not appear.
+    or of a hub data set (a file is its own split, unless a part of it is held out). exclude: question texts that must not appear. asked: keys of
+    questions (`question_key`) that other tasks ask; these and what stands twice are then left out as duplicates, and there may be no
+    problem left. None: a file's questions are taken as often as they stand there.
     Raises ConfigError, DataError.
     """
     if spec.startswith("hub:"):
@@ -73,9 +76,11 @@ def load_tasks(
                 where=spec,
                 fix="leave `held_out` out and name a split (--split)",
             )
-        return _sampled(load_hub(identity, mapping, split=split, skip_bad=skip_bad), size, seed, exclude)
+        return _sampled(
+            load_hub(identity, mapping, split=split, skip_bad=skip_bad), size, seed, exclude, asked
+        )
     if file := _file(spec):
-        return _sampled(_of_file(*file, spec, split, skip_bad), size, seed, exclude)
+        return _sampled(_of_file(*file, spec, split, skip_bad), size, seed, exclude, asked)
     name, _, rest = spec.partition(":")
     if Path(name).suffix:
         raise ConfigError(
@@ -86,7 +91,8 @@ def load_tasks(
         raise ConfigError(f"`{name}` makes as many problems as it is asked for", fix="say how many (--size)")
     rest, share = _held_out(rest, spec, split)
     config = parse_options(rest, spec)
-    return generate(name, size, seed=seed, split=split, config=config, exclude=exclude, held_out=share)
+    excluded = {*exclude, *(asked or ())}
+    return generate(name, size, seed=seed, split=split, config=config, exclude=excluded, held_out=share)
 
 
 def file_of(spec: str) -> str | None:
@@ -185,13 +191,22 @@ def _need_mapping(mapping: str | None, spec: str) -> None:
         )
 
 
-def _sampled(found: ProblemSet, size: int | None, seed: int, exclude: Collection[str]) -> ProblemSet:
-    """Without what is excluded; `size` of the rest chosen by a hash of seed and id, so that a larger sample holds a smaller one."""
+def _sampled(
+    found: ProblemSet, size: int | None, seed: int, exclude: Collection[str], asked: Collection[str] | None
+) -> ProblemSet:
+    """Without what is excluded and, where `asked` is given, without duplicates; `size` of the rest chosen by a hash of seed and id, so that a larger sample holds a smaller one."""
     excluded = {question_key(text) for text in exclude}
     kept = [problem for problem in found if question_key(problem.question) not in excluded]
     dropped = {**found.dropped, "excluded": len(found) - len(kept)}
     if not kept:
         raise ConfigError(f"no problem left: all {len(found):,} are excluded", where=found.name)
+    if asked is not None:
+        once: dict[str, Problem] = {}
+        for problem in kept:
+            once.setdefault(question_key(problem.question), problem)
+        new = [problem for key, problem in once.items() if key not in asked]
+        dropped["duplicate"] = len(kept) - len(new)
+        kept = new
     if size is not None and size < len(kept):
 
         def rank(problem: Problem) -> int:

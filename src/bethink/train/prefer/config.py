@@ -11,6 +11,7 @@ from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
 from bethink.core.config import did_you_mean
 from bethink.core.errors import DataError
 from bethink.evaluate.samples import SAMPLES
+from bethink.sample.config import VOTED
 from bethink.train.config import TrainingConfig
 from bethink.train.prefer.choices import ALGORITHMS, BRADLEY_TERRY, Comparison, Length, Objective
 from bethink.train.rows import data_files
@@ -124,8 +125,8 @@ def pair_files(data: Path) -> list[Path]:
 
 
 def answers_file(directory: Path) -> Path:
-    """The file with graded answers in the output of `bethink sample` or `bethink eval`. Raises DataError when there is none."""
-    places = (directory, directory / SAMPLES, directory / "answers" / SAMPLES)
+    """The file with graded answers in the output of `bethink sample` (as a vote judged them, where there was one) or `bethink eval`. Raises DataError when there is none."""
+    places = (directory, directory / VOTED, directory / SAMPLES, directory / "answers" / SAMPLES)
     if found := next((path for path in places if path.is_file()), None):
         return found
     raise DataError(

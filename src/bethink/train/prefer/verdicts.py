@@ -1,6 +1,6 @@
 """Pairs made of a model's own graded answers: right before wrong, kept to the toggle before not, short before long.
 
-Reads samples.jsonl as `bethink sample` and `bethink eval` write it. Within the answers to one problem in one mode, an answer that is right,
+Reads samples.jsonl as `bethink sample` and `bethink eval` write it, or after a vote voted.jsonl. Within the answers to one problem in one mode, an answer that is right,
 whole and does what the toggle says is preferred to one that is wrong, cut at the token limit, right in a form the toggle forbids, or
 right at many more tokens. What no grader judged is in no pair.
 """
