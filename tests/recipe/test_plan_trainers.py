@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,32 @@ def test_a_teacher_is_heavier_than_none_and_answers_take_time(tmp_path: Path, ti
     assert written.hours - read.hours == pytest.approx(100 * 100 / 1000 / 3600)
     assert read.memory > alone.memory
     assert line(tmp_path, taught % ("not/here", "")).hours is None
+
+
+def test_a_teacher_asked_once_takes_its_turn_and_one_that_was_asked_takes_nothing(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    taught = "{name: a, uses: distill, with: {model: m, teacher: %s, data: d, steps: 10, batch_size: 20%s}}"
+    large = tmp_path / "large"
+    large.mkdir()
+    sizes = json.loads((tiny_model_dir / "config.json").read_text())
+    sizes |= {"num_hidden_layers": 60, "hidden_size": 4096, "intermediate_size": 16384}
+    (large / "config.json").write_text(json.dumps(sizes))
+    store = tmp_path / "said"
+    once = f", store_teacher: 8, teacher_store: {store}"
+    alone = line(tmp_path, SFT)
+    beside, small, big = (
+        line(tmp_path, taught % (teacher, options))
+        for teacher, options in ((large, ""), (tiny_model_dir, once), (large, once))
+    )
+    assert small.memory == alone.memory
+    assert big.memory > alone.memory
+    assert big.memory == beside.memory - alone.memory
+    for part in ("train", "held_out"):
+        (store / part).mkdir(parents=True)
+    asked = line(tmp_path, taught % (large, once))
+    assert asked.memory == alone.memory
+    assert asked.hours == pytest.approx(alone.hours)
 
 
 def test_pretraining_is_planned_by_its_own_shape(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from bethink.models.weights import tensor_sizes
 if TYPE_CHECKING:
     from bethink.models.locate import ModelFiles
 
-__all__ = ["best_device", "best_dtype", "load_model", "prove_attention"]
+__all__ = ["best_device", "best_dtype", "lay_out", "load_model", "prove_attention"]
 
 # Of a loaded model's bytes: room for buffers, activations of a few tokens and the allocator's rounding.
 _HEADROOM = 1.1
@@ -78,6 +78,23 @@ def load_model(
         load_adapter(model, files.adapter)
         if merge:
             merge_(model)
+    return model
+
+
+def lay_out(files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in every size and without weights (on the meta device), as it is without an adapter.
+
+    Raises ModelError for one that cannot be served or a config that describes no model.
+    """
+    config = _read_config(files)
+    refuse_unserved(config, files.name)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except Exception as error:  # a config can be wrong in as many ways as there are layers built from it
+        raise ModelError(
+            f"cannot lay out {files.name}: {_in_short(error)}", where=str(files.directory / "config.json")
+        ) from error
     return model
 
 

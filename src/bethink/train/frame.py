@@ -20,7 +20,7 @@ from bethink.core.console import note
 from bethink.core.errors import ConfigError, DataError, ModelError
 from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.models.adapter_files import WEIGHTS, read_adapter_config
-from bethink.models.load import load_model
+from bethink.models.load import lay_out, load_model
 from bethink.models.locate import ModelFiles
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
 from bethink.models.machine import torch_dtype
@@ -61,7 +61,7 @@ def claimed_output(
             write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
         yield
     except (ConfigError, DataError, ModelError):
-        if not config.resume and not (config.output / "metrics.jsonl").exists():
+        if not config.resume and not config.begun:
             shutil.rmtree(config.output)
         raise
 
@@ -122,6 +122,17 @@ def load_whole(config: RunConfig, located: ModelFiles, device: torch.device) -> 
 def load_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
     """All weights, or a new adapter; one that came with the model is merged into it."""
     return _load(config, located, device, merge=True)
+
+
+def lay_out_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> PreTrainedModel:
+    """The model of `load_new` without its weights, for what can be known before they are read."""
+    model = lay_out(located, torch_dtype(config.dtype, str(device)))
+    if config.full:
+        model.requires_grad_(True)
+    else:
+        with torch.device("meta"):
+            add_lora(model, config.lora, config.seed)
+    return model
 
 
 def load_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:

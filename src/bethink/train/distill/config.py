@@ -16,6 +16,10 @@ from bethink.train.sft.config import SFTConfig
 DivergenceName = Literal["forward", "reverse", "jsd"]
 
 
+PARTS = ("train", "held_out")
+"""What the teacher said of rows to learn from, and of those only looked at: directories of its store, each whole or absent."""
+
+
 class DistillConfig(SFTConfig):
     """Everything that decides a run: fine-tuning's options, a teacher's, and where completions come from (docs/distill.md).
 
@@ -97,6 +101,16 @@ class DistillConfig(SFTConfig):
     def store(self) -> Path:
         """Where what the teacher says is kept."""
         return self.teacher_store or self.output / "teacher"
+
+    @property
+    def store_whole(self) -> bool:
+        """Whether the teacher has been asked all it is to be asked."""
+        return self.store_teacher is not None and all((self.store / part).is_dir() for part in PARTS)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the output holds steps, or something that the teacher said."""
+        return super().begun or any(path.is_dir() for path in (self.output / "teacher").glob("*"))
 
     def inputs(self) -> tuple[list[Path], ModelFiles]:
         """The files with the rows, and the student's. Raises DataError or ModelError for what is not there."""
