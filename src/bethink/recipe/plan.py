@@ -143,6 +143,9 @@ def _distill(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
     config: Any = one.config
     teacher = None if config.store_whole else config.teacher
     line = _on_rows(one, assume, before, f"taught by {_model(config.teacher)}, ", teacher=teacher)
+    if config.store_only:
+        asks = f"asks {_model(config.teacher)}, and keeps its {config.store_teacher} likeliest tokens"
+        return replace(line, what=asks, hours=None, memory=teacher and weight_bytes(teacher), rate=None)
     if not line.rows or not line.hours or not config.own_share:
         return line
     own = line.rows * config.own_share

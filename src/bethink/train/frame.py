@@ -44,17 +44,22 @@ class TrainResult:
 
 @contextmanager
 def claimed_output(
-    config: RunConfig, models: Sequence[ModelFiles], files: Mapping[str, Sequence[Path]]
+    config: RunConfig,
+    models: Sequence[ModelFiles],
+    files: Mapping[str, Sequence[Path]],
+    identities: Sequence[Any] = (),
 ) -> Iterator[None]:
     """Make the output this run's own, and write config.json; within, what cannot be used leaves it free for the next try.
 
-    models: what the run loads; files: what it reads, by the option that names them; a resumed run must find the same.
+    models: what the run loads; files: what it reads, by the option that names them; identities: of models that it may use without their
+    files (`model_identity`). A resumed run must find the same.
     Raises OutputError.
     """
     settings = config.deciding() | {
         f"{name}_sha256": [sha256_file(path) for path in paths] for name, paths in files.items()
     }
-    settings["model_files"] = [identity for located in models for identity in model_identity(located)]
+    loaded = [identity for located in models for identity in model_identity(located)]
+    settings["model_files"] = [*loaded, *identities]
     claim_output(config.output, resume=config.resume, fingerprint=settings)
     try:
         if not config.product.exists():

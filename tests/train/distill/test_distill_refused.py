@@ -80,6 +80,7 @@ def test_the_shared_vocabulary_is_the_tokenizers_not_the_padding(
         ({"cross_entropy": 0.1, "on_policy": 1.0}, "takes none"),
         ({"store_teacher": 8, "on_policy": 0.5}, "leave --on-policy"),
         ({"teacher_store": "somewhere"}, "give both"),
+        ({"store_only": True}, "give both"),
         ({"divergence": "backward"}, "forward"),
         ({"beta": 1.0}, "less than 1"),
         ({"temperature": 0.0}, "greater than 0"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from bethink.core.console import Progress, note
 from bethink.core.files import only_process
 from bethink.models.machine import give_back_freed_memory
 from bethink.train.distill.config import PARTS, DistillConfig
 from bethink.train.distill.method import Lessons
+from bethink.train.distill.source import Source
 from bethink.train.distill.store import (
     Part,
     bytes_needed,
@@ -29,30 +29,30 @@ LoadTeacher = Callable[[], Teacher]
 def asked_once(
     config: DistillConfig,
     load: LoadTeacher,
-    identity: list[Any],
+    teacher: Source,
     rows: TokenStore,
     held_out: TokenStore,
     *,
-    vocabulary: int,
     capacity: int,
 ) -> tuple[Lessons, Lessons]:
     """What the teacher says of the rows and of the held-out ones, from its store; what is missing there it is asked first.
 
-    load: called only where something is missing; the teacher is gone when this returns. identity: of the teacher's files. Raises
+    load: called only where something is missing; the teacher is gone when this returns. Raises
     OutputError for a store of another teacher or other rows, KeyboardInterrupt when it was interrupted and has saved.
     """
-    k = min(config.store_teacher or vocabulary, vocabulary)
+    k = min(config.store_teacher or teacher.vocabulary, teacher.vocabulary)
     parts = [Part(config.store / name, of) for name, of in zip(PARTS, (rows, held_out), strict=True)]
     with only_process(config.store):
         claim_store(
             config.store,
             {
-                "teacher": identity,
+                "teacher": teacher.identity,
                 "rows": [rows_fingerprint(part.rows) for part in parts],
                 "likeliest": k,
                 "temperature": config.temperature,
-                "vocabulary": vocabulary,
+                "vocabulary": teacher.vocabulary,
             },
+            teacher.said,
         )
         if not all(part.whole for part in parts):
             _ask(config, load, parts, k, capacity)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
+from bethink.core.errors import ModelError
 from bethink.models.locate import ModelFiles, locate
 from bethink.tasks.sources import task_specs
 from bethink.train.rows import data_files
@@ -27,7 +28,7 @@ class DistillConfig(SFTConfig):
     samples that the student writes itself, None being what follows from data and tasks.
     """
 
-    free: ClassVar[frozenset[str]] = SFTConfig.free | {"teacher_store"}
+    free: ClassVar[frozenset[str]] = SFTConfig.free | {"teacher_store", "store_only"}
 
     teacher: str
     data: Path | None = None  # type: ignore[assignment]
@@ -50,6 +51,7 @@ class DistillConfig(SFTConfig):
 
     store_teacher: int | None = Field(None, ge=1)
     teacher_store: Path | None = None
+    store_only: bool = False
 
     batch_size: int = Field(64, ge=1)
 
@@ -83,7 +85,16 @@ class DistillConfig(SFTConfig):
             raise ValueError(
                 "--teacher-store is where --store-teacher keeps what the teacher says: give both"
             )
+        if self.store_only and self.store_teacher is None:
+            raise ValueError(
+                "--store-only ends when --store-teacher has kept what the teacher says: give both"
+            )
         return self
+
+    @property
+    def product(self) -> Path:
+        """Where what is trained will be; of a run that only asks, the store."""
+        return self.store if self.store_only else super().product
 
     @property
     def own_share(self) -> float:
@@ -116,6 +127,11 @@ class DistillConfig(SFTConfig):
         """The files with the rows, and the student's. Raises DataError or ModelError for what is not there."""
         return [] if self.data is None else data_files(self.data), self.located()
 
-    def located_teacher(self) -> ModelFiles:
-        """The teacher's files. Raises ModelError for what is not there."""
-        return locate(self.teacher)
+    def located_teacher(self) -> ModelFiles | None:
+        """The teacher's files; None where its store is whole and they are not on this machine. Raises ModelError for what is needed and not there."""
+        if not self.store_whole:
+            return locate(self.teacher)
+        try:
+            return locate(self.teacher, fetch=False)
+        except ModelError:
+            return None

@@ -33,8 +33,8 @@ from bethink.train.distill.loss import Objective
 from bethink.train.distill.method import DistillMethod, FloorSeconds, Lessons
 from bethink.train.distill.mixture import Mixture, split
 from bethink.train.distill.own import Asked, Student
+from bethink.train.distill.source import Source, source_of
 from bethink.train.distill.teacher import Teacher, require_rows
-from bethink.train.distill.vocabulary import shared_vocabulary
 from bethink.train.fit import fit
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
@@ -47,7 +47,6 @@ from bethink.train.frame import (
     lay_out_new,
     load_new,
     loop_config,
-    model_identity,
     result,
 )
 from bethink.train.loop import train
@@ -76,19 +75,28 @@ class _Data:
 def run_distill(config: DistillConfig) -> TrainResult:
     """Train as `config` says and write everything into `config.output` (docs/distill.md lists the files).
 
-    A finished run is left alone. Raises ConfigError, DataError, ModelError (for tokenizers that differ, too), OutputError or
+    A finished run is left alone; one with `store_only` ends with a whole store, and its result is of no steps. Raises ConfigError, DataError, ModelError (for tokenizers that differ, too), OutputError or
     PreflightError, and KeyboardInterrupt when it was interrupted and has saved. A run whose data or models cannot be used leaves the output
     free for the next try; one that preflight stops keeps preflight.json, and goes on with --resume and the flag that allows it.
     """
     files, located = config.inputs()
-    teacher = config.located_teacher()
-    vocabulary = shared_vocabulary(teacher, located)
+    teacher = source_of(config, located)
     device = torch.device(resolve_device(config.device))
     read = {"data": files}
     if config.eval_data is not None:
         read["eval_data"] = data_files(config.eval_data)
-    with claimed_output(config, [located, teacher], read):
-        return finished(config) or _run(config, files, located, teacher, vocabulary, device)
+    with claimed_output(config, [located], read, teacher.identity):
+        if not config.store_only and (done := finished(config)):
+            return done
+        # Where the speed has to be measured, the memory is still free.
+        speed = speed_of(str(device), torch_dtype(config.dtype, str(device)))
+        tokenizer = ChatTokenizer.load(located.directory)
+        capacity = capacity_of(config, device)
+        given = _Given(config, files, located, teacher, device, tokenizer, speed, capacity)
+        if not config.store_only:
+            return _run(given)
+        _ask_first(given)
+        return TrainResult(config.store, 0, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +106,21 @@ class _Given:
     config: DistillConfig
     files: Sequence[Path]
     located: ModelFiles
-    teacher: ModelFiles
-    vocabulary: int
+    teacher: Source
     device: torch.device
     tokenizer: ChatTokenizer
     speed: Speed | None
     capacity: int
 
+    @property
+    def vocabulary(self) -> int:
+        return self.teacher.vocabulary
+
     def load_teacher(self) -> Teacher:
+        assert self.teacher.files is not None  # else its store is whole, and it is not loaded
         dtype = torch_dtype(self.config.dtype, str(self.device))
         return Teacher.load(
-            self.teacher, self.vocabulary, self.config.temperature, dtype=dtype, device=self.device
+            self.teacher.files, self.vocabulary, self.config.temperature, dtype=dtype, device=self.device
         )
 
     def load_student(self) -> Trained:
@@ -135,19 +147,8 @@ class _Ready:
     floor: StepFloor | None
 
 
-def _run(
-    config: DistillConfig,
-    files: Sequence[Path],
-    located: ModelFiles,
-    teacher: ModelFiles,
-    vocabulary: int,
-    device: torch.device,
-) -> TrainResult:
-    tokenizer = ChatTokenizer.load(located.directory)
-    # Where the speed has to be measured, the memory is still free.
-    speed = speed_of(str(device), torch_dtype(config.dtype, str(device)))
-    capacity = capacity_of(config, device)
-    given = _Given(config, files, located, teacher, vocabulary, device, tokenizer, speed, capacity)
+def _run(given: _Given) -> TrainResult:
+    config, tokenizer, device, capacity = given.config, given.tokenizer, given.device, given.capacity
     ready = _together(given) if config.store_teacher is None else _one_after_the_other(given)
     model, data, found = ready.trained.model, ready.data, ready.found
     if found is not None:
@@ -159,12 +160,12 @@ def _run(
         mixture,
         ready.lessons,
         ready.later,
-        _objective(config, vocabulary),
-        student=_student(config, tokenizer, model, vocabulary) if config.own_share else None,
+        _objective(config, given.vocabulary),
+        student=_student(config, tokenizer, model, given.vocabulary) if config.own_share else None,
         capacity=capacity,
         device=device,
         samples=_samples(config, tokenizer, data) if eval_every else None,
-        floor=_floor(ready, speed),
+        floor=_floor(ready, given.speed),
     )
     # How long the student's own completions get, nobody knows beforehand.
     alone = ready.floor if ready.live is None else None
@@ -198,7 +199,7 @@ def _together(given: _Given) -> _Ready:
     data = _data(given, trained.model) if given.files else None
     live = given.load_teacher()
     # With a teacher beside it the floor of training alone says little about a step.
-    found = _preflight(given, trained.model, data, None)
+    found = _preflight(given, trained.model, data, None) if data else None
     if found is None:
         fit(config, trained.model, max(given.capacity, config.completion_tokens))
     return _Ready(
@@ -213,7 +214,15 @@ def _together(given: _Given) -> _Ready:
 
 
 def _one_after_the_other(given: _Given) -> _Ready:
-    """The teacher is asked and let go of before the student is read: memory must hold the larger of the two.
+    """The teacher is asked and let go of before the student is read: memory must hold the larger of the two."""
+    asked = _ask_first(given)
+    return _Ready(given.load_student(), *asked)
+
+
+def _ask_first(
+    given: _Given,
+) -> tuple[_Data, Preflight, Lessons, Lessons, None, StepFloor | None]:
+    """What the teacher says, from its store, and the rest of `_Ready`.
 
     Rows and memory are looked at before, on the student without its weights, so that what stops the run does so before the teacher's pass.
     """
@@ -222,16 +231,15 @@ def _one_after_the_other(given: _Given) -> _Ready:
     data = _data(given, outline)
     floor = StepFloor.of(outline, given.speed) if given.speed else None
     found = _preflight(given, outline, data, floor)
-    lessons, later = asked_once(
+    asked = asked_once(
         given.config,
         given.load_teacher,
-        list(model_identity(given.teacher)),
+        given.teacher,
         data.rows,
         data.held_out,
-        vocabulary=given.vocabulary,
         capacity=given.capacity,
     )
-    return _Ready(given.load_student(), data, found, lessons, later, None, floor)
+    return data, found, *asked, None, floor
 
 
 def _data(given: _Given, model: PreTrainedModel) -> _Data:
@@ -250,12 +258,8 @@ def _data(given: _Given, model: PreTrainedModel) -> _Data:
     return _Data(rows, held_out, schedule)
 
 
-def _preflight(
-    given: _Given, model: PreTrainedModel, data: _Data | None, floor: StepFloor | None
-) -> Preflight | None:
-    """What fine-tuning finds of the rows and the memory; None without rows."""
-    if data is None:
-        return None
+def _preflight(given: _Given, model: PreTrainedModel, data: _Data, floor: StepFloor | None) -> Preflight:
+    """What fine-tuning finds of the rows and the memory."""
     config = given.config
     found = survey(
         given.files,

@@ -10,6 +10,7 @@ A store is whole or absent: what is not yet whole lies in `NAME.part`, from whic
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from bethink.core.console import Progress
 from bethink.core.errors import OutputError
-from bethink.core.files import explain_os_errors, read_json, sha256_file, write_json
+from bethink.core.files import explain_os_errors, read_json, read_object, sha256_file, write_json
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.distill.target import Target, TargetOf, coarsened
 from bethink.train.distill.teacher import Teacher
@@ -32,6 +33,7 @@ from bethink.train.memory import chunk_tokens
 from bethink.train.token_store import TokenStore
 
 _IDS, _LOGPROBS, _DONE = "token_ids.i32", "logprobs.f16", "done.json"
+_STAMP = "fingerprint.json"
 _BLOCK_ROWS = 64
 _SAVE_SECONDS = 10.0
 
@@ -60,6 +62,13 @@ class StoredTeacher:
 
 
 def _mapped(path: Path, dtype: Any, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    there, whole = path.stat().st_size if path.exists() else 0, math.prod(shape) * np.dtype(dtype).itemsize
+    if there != whole:
+        raise OutputError(
+            f"the teacher's store is damaged: {there:,} bytes of {whole:,}",
+            where=str(path),
+            fix="copy it again, or remove it and ask the teacher again",
+        )
     return np.memmap(path, dtype=dtype, mode="r", shape=shape) if shape[0] else np.zeros(shape, dtype)
 
 
@@ -78,16 +87,25 @@ def bytes_needed(tokens: int, k: int) -> int:
     return tokens * (6 * k + 2)
 
 
-def claim_store(directory: Path, fingerprint: dict[str, Any]) -> None:
-    """Make `directory` the store of this teacher and these rows, or refuse one that is of others. Raises OutputError."""
-    stamp = directory / "fingerprint.json"
-    if stamp.exists():
-        before = read_json(stamp)
+def read_stamp(directory: Path) -> dict[str, Any]:
+    """What a store says it is of; nothing where it says nothing."""
+    stamp = directory / _STAMP
+    return read_object(stamp) if stamp.exists() else {}
+
+
+def claim_store(directory: Path, fingerprint: dict[str, Any], said: dict[str, Any] | None = None) -> None:
+    """Make `directory` the store of this teacher and these rows, or refuse one that is of others.
+
+    said: what is kept in the stamp beside the fingerprint and may differ another time. Raises OutputError.
+    """
+    said = said or {}
+    if before := {k: v for k, v in read_stamp(directory).items() if k not in said}:
         if differing := sorted(k for k in {*before, *fingerprint} if before.get(k) != fingerprint.get(k)):
             raise OutputError(
                 f"what the teacher said there was of another kind: {', '.join(differing)} differ",
                 where=str(directory),
-                fix="choose another --teacher-store, or give the same teacher, rows, --store-teacher and --temperature",
+                fix="choose another --teacher-store, or give the same teacher, --store-teacher and --temperature, and the same rows: "
+                "--data, --eval-data, --held-out and --max-tokens decide them, and --steps, --batch-size and --epochs how many are read",
             )
         return
     if directory.exists() and any(not path.name.startswith(".") for path in directory.iterdir()):
@@ -96,7 +114,7 @@ def claim_store(directory: Path, fingerprint: dict[str, Any]) -> None:
             where=str(directory),
             fix="choose another --teacher-store",
         )
-    write_json(stamp, fingerprint)
+    write_json(directory / _STAMP, {**said, **fingerprint})
 
 
 @dataclass(frozen=True, slots=True)

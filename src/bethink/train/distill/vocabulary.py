@@ -6,6 +6,9 @@ Reads tokenizer.json alone, so that it is known before any weights are read. A m
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from tokenizers import Tokenizer
 
 from bethink.core.errors import ModelError
@@ -31,6 +34,11 @@ def shared_vocabulary(teacher: ModelFiles, student: ModelFiles) -> int:
             fix="choose a teacher of the student's family; any teacher can teach by its answers: `bethink sample`, then `bethink sft`",
         )
     return max(ours) + 1
+
+
+def tokens_fingerprint(files: ModelFiles) -> str:
+    """A hash of which id means which token."""
+    return hashlib.sha256(json.dumps(sorted(_tokens(files).items())).encode()).hexdigest()
 
 
 def _tokens(files: ModelFiles) -> dict[int, str]:
