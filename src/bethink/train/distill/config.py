@@ -114,6 +114,11 @@ class DistillConfig(SFTConfig):
         return self.teacher_store or self.output / "teacher"
 
     @property
+    def differing(self) -> Path:
+        """Where tokens that differ are listed: beside the output, which is left free for the next try."""
+        return self.output.with_name(f"{self.output.name}.differing-tokens.jsonl")
+
+    @property
     def store_whole(self) -> bool:
         """Whether the teacher has been asked all it is to be asked."""
         return self.store_teacher is not None and all((self.store / part).is_dir() for part in PARTS)

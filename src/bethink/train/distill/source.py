@@ -32,7 +32,9 @@ def source_of(config: DistillConfig, student: ModelFiles) -> Source:
     files = config.located_teacher()
     said = {"name": config.teacher, "tokens": tokens_fingerprint(student)}
     if files is not None:
-        return Source(files, list(model_identity(files)), shared_vocabulary(files, student), said)
+        return Source(
+            files, list(model_identity(files)), shared_vocabulary(files, student, config.differing), said
+        )
     stamp = read_stamp(config.store)
     if (owner := stamp.get("name")) != config.teacher:
         of = f"of `{owner}`" if owner else "of a teacher that is not named"
