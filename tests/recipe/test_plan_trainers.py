@@ -83,6 +83,11 @@ def test_a_teacher_asked_once_takes_its_turn_and_one_that_was_asked_takes_nothin
     assert small.memory == alone.memory
     assert big.memory > alone.memory
     assert big.memory == beside.memory - alone.memory
+    by_layer = line(tmp_path, taught % (large, f"{once}, layer_by_layer: true"))
+    assert by_layer.memory == alone.memory
+    only = line(tmp_path, taught % (large, f"{once}, store_only: true"))
+    assert only.memory == big.memory
+    assert only.hours is None
     for part in ("train", "held_out"):
         (store / part).mkdir(parents=True)
     asked = line(tmp_path, taught % (large, once))

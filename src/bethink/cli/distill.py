@@ -138,6 +138,14 @@ def distill(
             rich_help_panel=_ONCE,
         ),
     ] = False,
+    layer_by_layer: Annotated[
+        bool | None,
+        typer.Option(
+            "--layer-by-layer/--no-layer-by-layer",
+            help="Read its weights one layer after the other (default: where memory cannot hold them).",
+            rich_help_panel=_ONCE,
+        ),
+    ] = None,
     full: Full = False,
     rank: Rank = 64,
     alpha: Alpha = None,

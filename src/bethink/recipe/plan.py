@@ -203,11 +203,13 @@ def _on_rows(
 
 
 def _with_teacher(config: Any, assume: Assume, weights: int) -> int | None:
-    """Bytes at the peak; a teacher of so many that is asked beforehand has gone when the student comes."""
+    """Bytes at the peak; a teacher of so many that is asked beforehand has gone when the student comes, or is read layer by layer."""
     if not weights or config.store_teacher is None:
         return memory(config, assume, beside=weights)
-    alone = memory(config, assume)
-    return alone and max(alone, weights)
+    alone, by_layer = memory(config, assume), config.layer_by_layer
+    if by_layer is None and assume.memory_gib:
+        by_layer = weights > assume.memory_gib * 2**30
+    return alone and max(alone, 0 if by_layer else weights)
 
 
 def _time(tokens: float | None, rate: Rate | None) -> float | None:

@@ -113,6 +113,7 @@ def test_the_shared_vocabulary_is_the_tokenizers_not_the_padding(
         ({"store_teacher": 8, "on_policy": 0.5}, "leave --on-policy"),
         ({"teacher_store": "somewhere"}, "give both"),
         ({"store_only": True}, "give both"),
+        ({"layer_by_layer": True}, "give --store-teacher"),
         ({"divergence": "backward"}, "forward"),
         ({"beta": 1.0}, "less than 1"),
         ({"temperature": 0.0}, "greater than 0"),

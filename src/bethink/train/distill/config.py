@@ -52,6 +52,7 @@ class DistillConfig(SFTConfig):
     store_teacher: int | None = Field(None, ge=1)
     teacher_store: Path | None = None
     store_only: bool = False
+    layer_by_layer: bool | None = None
 
     batch_size: int = Field(64, ge=1)
 
@@ -88,6 +89,10 @@ class DistillConfig(SFTConfig):
         if self.store_only and self.store_teacher is None:
             raise ValueError(
                 "--store-only ends when --store-teacher has kept what the teacher says: give both"
+            )
+        if self.layer_by_layer is not None and self.store_teacher is None:
+            raise ValueError(
+                "--layer-by-layer is how a teacher that is asked beforehand is read: give --store-teacher"
             )
         return self
 

@@ -116,11 +116,14 @@ class _Given:
     def vocabulary(self) -> int:
         return self.teacher.vocabulary
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch_dtype(self.config.dtype, str(self.device))
+
     def load_teacher(self) -> Teacher:
         assert self.teacher.files is not None  # else its store is whole, and it is not loaded
-        dtype = torch_dtype(self.config.dtype, str(self.device))
         return Teacher.load(
-            self.teacher.files, self.vocabulary, self.config.temperature, dtype=dtype, device=self.device
+            self.teacher.files, self.vocabulary, self.config.temperature, dtype=self.dtype, device=self.device
         )
 
     def load_student(self) -> Trained:
@@ -233,10 +236,11 @@ def _ask_first(
     found = _preflight(given, outline, data, floor)
     asked = asked_once(
         given.config,
-        given.load_teacher,
         given.teacher,
         data.rows,
         data.held_out,
+        dtype=given.dtype,
+        device=given.device,
         capacity=given.capacity,
     )
     return data, found, *asked, None, floor

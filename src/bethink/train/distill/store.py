@@ -28,12 +28,14 @@ from bethink.core.errors import OutputError
 from bethink.core.files import explain_os_errors, read_json, read_object, sha256_file, write_json
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.distill.target import Target, TargetOf, coarsened
-from bethink.train.distill.teacher import Teacher
+from bethink.train.distill.teacher import Asked, StoppedError
 from bethink.train.memory import chunk_tokens
 from bethink.train.token_store import TokenStore
 
 _IDS, _LOGPROBS, _DONE = "token_ids.i32", "logprobs.f16", "done.json"
 _STAMP = "fingerprint.json"
+_SAID = frozenset({"name", "tokens", "by_layer"})
+"""Of the stamp: the teacher's name and a hash of its tokens, for machines without its files; how it was read, as a resumed pass goes on."""
 _BLOCK_ROWS = 64
 _SAVE_SECONDS = 10.0
 
@@ -96,10 +98,9 @@ def read_stamp(directory: Path) -> dict[str, Any]:
 def claim_store(directory: Path, fingerprint: dict[str, Any], said: dict[str, Any] | None = None) -> None:
     """Make `directory` the store of this teacher and these rows, or refuse one that is of others.
 
-    said: what is kept in the stamp beside the fingerprint and may differ another time. Raises OutputError.
+    said: what is kept in the stamp beside the fingerprint and may differ another time (`_SAID`). Raises OutputError.
     """
-    said = said or {}
-    if before := {k: v for k, v in read_stamp(directory).items() if k not in said}:
+    if before := {k: v for k, v in read_stamp(directory).items() if k not in _SAID}:
         if differing := sorted(k for k in {*before, *fingerprint} if before.get(k) != fingerprint.get(k)):
             raise OutputError(
                 f"what the teacher said there was of another kind: {', '.join(differing)} differ",
@@ -114,7 +115,12 @@ def claim_store(directory: Path, fingerprint: dict[str, Any], said: dict[str, An
             where=str(directory),
             fix="choose another --teacher-store",
         )
-    write_json(directory / _STAMP, {**said, **fingerprint})
+    add_to_stamp(directory, {**(said or {}), **fingerprint})
+
+
+def add_to_stamp(directory: Path, entries: dict[str, Any]) -> None:
+    """Let the store say more of itself."""
+    write_json(directory / _STAMP, read_stamp(directory) | entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,7 @@ class Part:
 
 def fill(
     part: Part,
-    teacher: Teacher,
+    teacher: Asked,
     k: int,
     *,
     capacity: int,
@@ -169,7 +175,7 @@ def fill(
     """Ask the teacher about every row of `part` that is left.
 
     capacity: tokens in a packed row; interrupted: asked after each block of rows; when it says yes what is done is kept for the next
-    call. Going on where an earlier process stopped gives the bytes it would have given. Raises OutputError.
+    call; so it is when the teacher itself stops in the middle of a block. Going on where an earlier process stopped gives the bytes it would have given. Raises OutputError.
     """
     unfinished, starts = part.unfinished, learned_starts(part.rows)
     with explain_os_errors(unfinished):
@@ -180,8 +186,13 @@ def fill(
             logprobs.truncate(starts[done] * 2 * (k + 1))
             saved = time.monotonic()
             while done < len(part.rows):
-                end = min(done + _BLOCK_ROWS, len(part.rows))
-                token_ids_MK, logprob_MO = _ask(teacher, part.rows, range(done, end), k, capacity)
+                end = _block_end(part.rows, done, teacher.tokens_at_once)
+                try:
+                    token_ids_MK, logprob_MO = _ask(
+                        teacher, part.rows, range(done, end), k, capacity, interrupted
+                    )
+                except StoppedError:
+                    return
                 ids.write(token_ids_MK.tobytes())
                 logprobs.write(logprob_MO.tobytes())
                 progress.advance(len(token_ids_MK))
@@ -208,21 +219,47 @@ def require_space(directory: Path, needed: int) -> None:
         )
 
 
+def _block_end(rows: TokenStore, start: int, tokens: int) -> int:
+    """Where the rows end that are asked about together: whole blocks, more of them while they have no more than so many tokens."""
+    end = min(start + _BLOCK_ROWS, len(rows))
+    total = int(rows.lengths[start:end].sum())
+    while end < len(rows):
+        further = min(end + _BLOCK_ROWS, len(rows))
+        total += int(rows.lengths[end:further].sum())
+        if total > tokens:
+            break
+        end = further
+    return end
+
+
 def _ask(
-    teacher: Teacher, rows: TokenStore, chosen: range, k: int, capacity: int
+    teacher: Asked,
+    rows: TokenStore,
+    chosen: range,
+    k: int,
+    capacity: int,
+    interrupted: Callable[[], bool],
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The likeliest tokens [M, k] and log-probabilities [M, k + 1] at all learned positions of the chosen rows."""
-    samples = [rows[i] for i in chosen]
-    count = sum(len(sample.completion_ids) for sample in samples)
+    """The likeliest tokens [M, k] and log-probabilities [M, k + 1] at all learned positions of the chosen rows.
+
+    Rows are packed block by block, so that what is asked about together does not matter.
+    """
+    batches: list[PackedBatch] = []
+    places: list[np.ndarray[Any, Any]] = []
+    count = 0
+    for start in range(chosen.start, chosen.stop, _BLOCK_ROWS):
+        samples = [rows[i] for i in range(start, min(start + _BLOCK_ROWS, chosen.stop))]
+        for batch in packed_batches(samples, capacity):
+            batches.append(batch)
+            places.append(batch.source_N.numpy() + count)
+        count += sum(len(sample.completion_ids) for sample in samples)
     token_ids_MK, logprob_MO = np.empty((count, k), np.int32), np.empty((count, k + 1), np.float16)
-    device = teacher.model.device
-    chunk = chunk_tokens(device.type)
-    for batch in packed_batches(samples, capacity):
-        hidden_ND = teacher.hidden(batch.to(device))
+    chunk = chunk_tokens(teacher.device.type)
+    for place_N, hidden_ND in zip(places, teacher.hidden_states(batches, interrupted), strict=True):
         for start in range(0, len(hidden_ND), chunk):
             said = coarsened(teacher.logprobs(hidden_ND[start : start + chunk]), k)
             assert said.token_ids_CK is not None
-            place_C = batch.source_N[start : start + chunk].numpy()
+            place_C = place_N[start : start + chunk]
             token_ids_MK[place_C] = said.token_ids_CK.cpu().numpy()
             logprob_MO[place_C] = said.logprob_CO.cpu().numpy()
     return token_ids_MK, logprob_MO
