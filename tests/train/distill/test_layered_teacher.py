@@ -166,7 +166,7 @@ def test_the_bytes_do_not_depend_on_how_much_is_asked_at_once_nor_on_interruptio
     teacher = LayeredTeacher(files, 550, 1.0, dtype=torch.float32, device=CPU, tokens_at_once=0)
     tries = 0
     while not stopped.whole:
-        left = iter([False] * random.randrange(4, 16))
+        left = iter([False] * random.randrange(4, 14))
         with Progress("teacher", stopped.tokens) as progress:
             fill(
                 stopped,
@@ -230,6 +230,10 @@ def test_an_unknown_family_and_missing_tensors_are_refused(tmp_path: Path) -> No
     assert index.exists()
     with pytest.raises(ModelError, match=f"lack 1 of the model's tensors, the first is `{dropped}`"):
         LayeredTeacher(files, 550, 1.0, dtype=torch.float32, device=CPU)
+    save_file({**weights, dropped: weights[dropped][:-1].clone()}, shard)
+    with pytest.raises(ModelError, match=f"lack 1 of the model's tensors, the first is `{dropped}`"):
+        LayeredTeacher(files, 550, 1.0, dtype=torch.float32, device=CPU)
+    save_file(weights, shard)
     config = json.loads((files.directory / "config.json").read_text())
     (files.directory / "config.json").write_text(
         json.dumps({**config, "model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"]})

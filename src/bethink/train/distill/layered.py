@@ -75,8 +75,13 @@ class LayeredTeacher:
 
     def _check(self, files: ModelFiles) -> None:
         parts = [self._decoder.embed_tokens, *self._decoder.layers, self._decoder.norm, self._head]
-        names = [f"{self._names[part]}.{name}" for part in parts for name in part.state_dict()]
-        if missing := [name for name in names if self._place(name) not in self._stored]:
+        shapes = {
+            f"{self._names[part]}.{name}": tensor.shape
+            for part in parts
+            for name, tensor in part.state_dict().items()
+        }
+        stored = {name: self._stored.get(self._place(name)) for name in shapes}
+        if missing := [name for name, one in stored.items() if one is None or one.shape != shapes[name]]:
             raise ModelError(
                 f"the weights lack {len(missing)} of the model's tensors, the first is `{missing[0]}`",
                 where=str(files.directory),
