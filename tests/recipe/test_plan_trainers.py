@@ -64,6 +64,37 @@ def test_a_teacher_is_heavier_than_none_and_answers_take_time(tmp_path: Path, ti
     assert line(tmp_path, taught % ("not/here", "")).hours is None
 
 
+def test_a_teacher_asked_once_takes_its_turn_and_one_that_was_asked_takes_nothing(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    taught = "{name: a, uses: distill, with: {model: m, teacher: %s, data: d, steps: 10, batch_size: 20%s}}"
+    large = tmp_path / "large"
+    large.mkdir()
+    sizes = json.loads((tiny_model_dir / "config.json").read_text())
+    sizes |= {"num_hidden_layers": 60, "hidden_size": 4096, "intermediate_size": 16384}
+    (large / "config.json").write_text(json.dumps(sizes))
+    store = tmp_path / "said"
+    once = f", store_teacher: 8, teacher_store: {store}"
+    alone = line(tmp_path, SFT)
+    beside, small, big = (
+        line(tmp_path, taught % (teacher, options))
+        for teacher, options in ((large, ""), (tiny_model_dir, once), (large, once))
+    )
+    assert small.memory == alone.memory
+    assert big.memory > alone.memory
+    assert big.memory == beside.memory - alone.memory
+    by_layer = line(tmp_path, taught % (large, f"{once}, layer_by_layer: true"))
+    assert by_layer.memory == alone.memory
+    only = line(tmp_path, taught % (large, f"{once}, store_only: true"))
+    assert only.memory == big.memory
+    assert only.hours is None
+    for part in ("train", "held_out"):
+        (store / part).mkdir(parents=True)
+    asked = line(tmp_path, taught % (large, once))
+    assert asked.memory == alone.memory
+    assert asked.hours == pytest.approx(alone.hours)
+
+
 def test_pretraining_is_planned_by_its_own_shape(tmp_path: Path) -> None:
     stage = (
         "{name: a, uses: pretrain, with: {data: d, vocabulary: 512, steps: %d, tokens_per_step: 4096, shape: "

@@ -130,6 +130,22 @@ def distill(
             help="Where they are kept, for other runs too (default: OUTPUT/teacher).", rich_help_panel=_ONCE
         ),
     ] = None,
+    store_only: Annotated[
+        bool,
+        typer.Option(
+            "--store-only",
+            help="End when they are kept: training from them is for another run, or another machine.",
+            rich_help_panel=_ONCE,
+        ),
+    ] = False,
+    layer_by_layer: Annotated[
+        bool | None,
+        typer.Option(
+            "--layer-by-layer/--no-layer-by-layer",
+            help="Read its weights one layer after the other (default: where memory cannot hold them).",
+            rich_help_panel=_ONCE,
+        ),
+    ] = None,
     full: Full = False,
     rank: Rank = 64,
     alpha: Alpha = None,
@@ -169,6 +185,9 @@ def distill(
     from bethink.train.distill.run import run_distill
 
     result = run_distill(config)
+    if config.store_only:
+        out.print(str(result.path), highlight=False, soft_wrap=True)
+        return
     divergence_left = result.last["divergence"]
     out.print(
         f"{result.path}  {result.steps:,} steps, last divergence {divergence_left:.4f}",

@@ -26,7 +26,7 @@ from bethink.models.weights import tensor_sizes
 if TYPE_CHECKING:
     from bethink.models.locate import ModelFiles
 
-__all__ = ["best_device", "best_dtype", "load_model", "prove_attention"]
+__all__ = ["best_device", "best_dtype", "fits", "free_on", "lay_out", "load_model", "prove_attention"]
 
 # Of a loaded model's bytes: room for buffers, activations of a few tokens and the allocator's rounding.
 _HEADROOM = 1.1
@@ -81,6 +81,25 @@ def load_model(
     return model
 
 
+def lay_out(files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in every size and without weights (on the meta device), as it is without an adapter.
+
+    Raises ModelError for one that cannot be served or a config that describes no model.
+    """
+    config = _read_config(files)
+    refuse_unserved(config, files.name)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention.register()
+            )
+    except Exception as error:  # a config can be wrong in as many ways as there are layers built from it
+        raise ModelError(
+            f"cannot lay out {files.name}: {_in_short(error)}", where=str(files.directory / "config.json")
+        ) from error
+    return model
+
+
 def _read_config(files: ModelFiles) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(files.directory, trust_remote_code=False, local_files_only=True)
@@ -127,10 +146,8 @@ def _unserved(config: PretrainedConfig) -> str | None:
 
 
 def _check_memory(files: ModelFiles, dtype: torch.dtype, device: str) -> None:
-    parameters = sum(count for count, _ in tensor_sizes(files.directory).values())
-    needed = int(parameters * dtype.itemsize * _HEADROOM)
     on_gpu = device.startswith("cuda")
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
+    needed, free = _needed(files, dtype), free_on(device)
     if needed > free:
         smaller = "" if dtype.itemsize == 2 else ", --dtype bfloat16"
         raise ModelError(
@@ -139,6 +156,21 @@ def _check_memory(files: ModelFiles, dtype: torch.dtype, device: str) -> None:
             where=device,
             fix=f"free some memory, or choose a smaller model{smaller}{', --device cpu' if on_gpu else ''}",
         )
+
+
+def fits(files: ModelFiles, dtype: torch.dtype, device: str) -> bool:
+    """Whether `load_model` would find memory enough."""
+    return _needed(files, dtype) <= free_on(device)
+
+
+def _needed(files: ModelFiles, dtype: torch.dtype) -> int:
+    parameters = sum(count for count, _ in tensor_sizes(files.directory).values())
+    return int(parameters * dtype.itemsize * _HEADROOM)
+
+
+def free_on(device: str) -> int:
+    """Bytes that are free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory()
 
 
 def _read_weights(files: ModelFiles, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bethink.core.config import did_you_mean
 from bethink.core.errors import DataError, ModelError
@@ -50,16 +51,16 @@ class ModelFiles:
     name: str
 
 
-def locate(spec: str, *, weights: bool = True) -> ModelFiles:
+def locate(spec: str, *, weights: bool = True, fetch: bool = True) -> ModelFiles:
     """The files of the model that `spec` means, fetched or converted first where that is needed.
 
-    weights: False asks for the tokenizer only: a directory without weights will do, and a hub download fetches none.
-    Raises ModelError that says what is wrong with the spec and what to pass instead, OutputError when the cache cannot be written.
+    weights: False asks for the tokenizer only: a directory without weights will do, and a hub download fetches none. fetch: False takes only
+    what is on this machine already. Raises ModelError that says what is wrong with the spec and what to pass instead, OutputError when the cache cannot be written.
     """
     spec = spec.strip()
     try:
         base, adapter = _split_adapter(spec)
-        return ModelFiles(directory=_find(base, weights), adapter=adapter, name=spec)
+        return ModelFiles(directory=_find(base, weights, fetch), adapter=adapter, name=spec)
     except OSError as error:
         raise ModelError(
             f"the model cannot be read: {error.strerror or error}",
@@ -94,7 +95,7 @@ def _path(text: str) -> Path:
         ) from error
 
 
-def _find(spec: str, weights: bool) -> Path:
+def _find(spec: str, weights: bool, fetch: bool) -> Path:
     path = _path(spec)
     if spec and path.is_dir():
         check_directory(path, weights=weights)
@@ -102,9 +103,11 @@ def _find(spec: str, weights: bool) -> Path:
     if path.is_file():
         return _from_file(path)
     if spec in builtin.BUILTIN:
+        if not fetch and not builtin.cached(spec):
+            raise ModelError(f"`{spec}` is not on this machine", fix=f"`bethink models pull {spec}`")
         return _sound(builtin.pull(spec))
     if _may_be_hub_id(spec):
-        return _from_hub(spec, weights)
+        return _from_hub(spec, weights, fetch)
     raise ModelError(
         f"there is no model `{spec}`: no such directory or file, no built-in of that name",
         fix=did_you_mean(spec, builtin.BUILTIN, f"pass {_FORMS}"),
@@ -236,18 +239,18 @@ def _check_weights(directory: Path) -> None:
     )
 
 
-def _from_hub(repository: str, weights: bool) -> Path:
+def _from_hub(repository: str, weights: bool, fetch: bool) -> Path:
     """The safetensors and text files of a hub repository; nothing else is fetched, and no weights of a model that will not do."""
-    directory = _download(repository, _HUB_TEXT)
+    directory = _download(repository, _HUB_TEXT, fetch)
     check_directory(directory, weights=False)
     if weights:
-        directory = _download(repository, [*_HUB_TEXT, *_HUB_WEIGHTS])
+        directory = _download(repository, [*_HUB_TEXT, *_HUB_WEIGHTS], fetch)
         check_directory(directory)
     return directory
 
 
-def _download(repository: str, patterns: list[str]) -> Path:
-    """A snapshot of the files of a hub repository whose names match, downloaded or found in the hub's own cache."""
+def _download(repository: str, patterns: list[str], fetch: bool) -> Path:
+    """A snapshot of the files of a hub repository whose names match, downloaded if `fetch`, or found in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -259,7 +262,8 @@ def _download(repository: str, patterns: list[str]) -> Path:
 
     local = f"pass a local model directory, or a built-in: {', '.join(builtin.BUILTIN)}"
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        only_here: dict[str, Any] = {} if fetch else {"local_files_only": True}
+        return Path(snapshot_download(repository, allow_patterns=patterns, **only_here))
     except HFValidationError as error:
         raise ModelError(
             f"there is no model `{repository}`: no such directory, and no id of a hub model",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.errors import ConfigError, ModelError
 from bethink.core.seeds import derive_seed
-from bethink.models.adapter_files import read_adapter_config, read_pairs, write_adapter
+from bethink.models.adapter_files import AdapterSettings, read_adapter_config, read_pairs, write_adapter
 from bethink.models.lora_config import ALL_LINEAR, LoRAConfig, scale_of
 from bethink.models.lora_layer import (
     LoRALinear,
@@ -162,11 +162,7 @@ def load_adapter(model: nn.Module, directory: Path) -> LoRAConfig:
         raise ModelError(
             "the model has an adapter already", where=str(directory), fix="load the model without it"
         )
-    settings = read_adapter_config(directory)
-    pairs = read_pairs(directory)
-    modules = dict(model.named_modules())
-    for name, (a, b) in pairs.items():
-        _check_fit(modules.get(name), name, a, b, settings.base_model_name_or_path, directory)
+    settings, pairs = read_fitting(model, directory)
     model.requires_grad_(False)
     for name, (a, b) in pairs.items():
         rank = a.shape[0]
@@ -174,6 +170,17 @@ def load_adapter(model: nn.Module, directory: Path) -> LoRAConfig:
         layer.lora_A.data.copy_(a)
         layer.lora_B.data.copy_(b)
     return settings.lora(pairs)
+
+
+def read_fitting(
+    model: nn.Module, directory: Path
+) -> tuple[AdapterSettings, dict[str, tuple[Tensor, Tensor]]]:
+    """An adapter's settings and its matrices by layer (see `read_pairs`). Raises ModelError when it was made for another model."""
+    settings, pairs = read_adapter_config(directory), read_pairs(directory)
+    modules = dict(model.named_modules())
+    for name, (a, b) in pairs.items():
+        _check_fit(modules.get(name), name, a, b, settings.base_model_name_or_path, directory)
+    return settings, pairs
 
 
 def _check_fit(

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bethink.core.errors import DataError, ModelError, OutputError
@@ -43,8 +44,24 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a tensor lies: in which file, from which byte on, how many; dtype: safetensors' name of its format (F32, BF16, …)."""
+
+    path: Path
+    start: int
+    size: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
 def read_header(path: Path) -> dict[str, tuple[int, int]]:
-    """Tensor name -> (elements, bytes) of one safetensors file.
+    """Tensor name -> (elements, bytes) of one safetensors file. Raises ModelError as `stored_tensors` does."""
+    return {name: (math.prod(one.shape), one.size) for name, one in stored_tensors(path).items()}
+
+
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """Tensor name -> where it lies, of one safetensors file.
 
     Raises ModelError when the file is not safetensors (a Git LFS pointer, a download page) or shorter than its header says.
     """
@@ -59,23 +76,24 @@ def read_header(path: Path) -> dict[str, tuple[int, int]]:
         text = handle.read(length) if 8 + length <= size else b""
     try:
         header = json.loads(text)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        sizes = {
-            name: (math.prod(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for name, entry in tensors.items()
-        }
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        found = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                first, end = entry["data_offsets"]
+                shape, dtype = tuple(map(int, entry["shape"])), str(entry["dtype"])
+                found[name] = Stored(path, 8 + length + first, end - first, shape, dtype)
+        whole = max((one.start + one.size for one in found.values()), default=8 + length)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             "not a safetensors file, or a damaged one", where=str(path), fix="download it again"
         ) from error
-    if size < 8 + length + end:
+    if size < whole:
         raise ModelError(
-            f"the file is cut short: {size:,} bytes of {8 + length + end:,}",
+            f"the file is cut short: {size:,} bytes of {whole:,}",
             where=str(path),
             fix="download it again",
         )
-    return sizes
+    return found
 
 
 def tensor_sizes(directory: Path) -> dict[str, tuple[int, int]]:

@@ -38,6 +38,8 @@ def missing_inputs(stages: Sequence[Prepared]) -> list[Missing]:
             value = getattr(one.config, option)
             if one.stage.uses == "pretrain" and option == "model" and os.sep not in value:
                 continue  # the name of an architecture
+            if option == "teacher" and one.config.store_whole:  # type: ignore[attr-defined]
+                continue  # what it says is there
             for path in _missing(option, value):
                 if not folders & {Path(path), *Path(path).parents}:
                     found.setdefault(path, Missing(path, one.stage.name, option))

@@ -179,9 +179,13 @@ def _sft(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
 
 
 def _distill(one: Prepared, assume: Assume, before: list[Estimate]) -> Estimate:
-    """The student's training, the teacher's reading, and what the student writes itself."""
+    """The student's training, the teacher's reading where it has not been asked before, and what the student writes itself."""
     config: Any = one.config
-    line = _on_rows(one, assume, before, f"taught by {_model(config.teacher)}, ", teacher=config.teacher)
+    teacher = None if config.store_whole else config.teacher
+    line = _on_rows(one, assume, before, f"taught by {_model(config.teacher)}, ", teacher=teacher)
+    if config.store_only:
+        asks = f"asks {_model(config.teacher)}, and keeps its {config.store_teacher} likeliest tokens"
+        return replace(line, what=asks, hours=None, memory=teacher and weight_bytes(teacher), rate=None)
     if not line.rows or not line.hours or not config.own_share:
         return line
     own = line.rows * config.own_share
@@ -225,7 +229,7 @@ def _on_rows(
     mean = assume.tokens_per_sample
     tokens = round(samples * rows_each * mean) if samples and mean else None
     rate = training_rate(config, assume, further=further, teacher=teacher) if tokens else None
-    beside = weight_bytes(teacher) if teacher else 0
+    taught_by = weight_bytes(teacher) if teacher else 0
     return Estimate(
         one.stage.name,
         one.stage.uses,
@@ -234,9 +238,19 @@ def _on_rows(
         tokens,
         at_most=not config.steps and not (curated and not curated.at_most),
         hours=_time(tokens, rate),
-        memory=None if beside is None else memory(config, assume, beside=beside),
+        memory=None if taught_by is None else _with_teacher(config, assume, taught_by),
         rate=rate,
     )
+
+
+def _with_teacher(config: Any, assume: Assume, weights: int) -> int | None:
+    """Bytes at the peak; a teacher of so many that is asked beforehand has gone when the student comes, or is read layer by layer."""
+    if not weights or config.store_teacher is None:
+        return memory(config, assume, beside=weights)
+    alone, by_layer = memory(config, assume), config.layer_by_layer
+    if by_layer is None and assume.memory_gib:
+        by_layer = weights > assume.memory_gib * 2**30
+    return alone and max(alone, 0 if by_layer else weights)
 
 
 def _time(tokens: float | None, rate: Rate | None) -> float | None:

@@ -89,7 +89,7 @@ def _trainer(room: str, config: str, run: str, *reads: str) -> StageKind:
     return StageKind(
         config=_config(f"train.{room}.config", config),
         run=_run(f"train.{room}.run", run),
-        product=lambda folder, config: folder / config.product.name,
+        product=lambda _, config: config.product,
         reads=("model", *reads),
         deciding=lambda config: config.deciding(),
     )

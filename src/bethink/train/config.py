@@ -53,6 +53,11 @@ class RunConfig(StrictModel):
         """Where what is trained will be."""
         return self.output / "model"
 
+    @property
+    def begun(self) -> bool:
+        """Whether the output holds work that is not to be thrown away when a run fails."""
+        return (self.output / "metrics.jsonl").exists()
+
     def deciding(self) -> dict[str, Any]:
         """The options that decide what is trained, as JSON values."""
         free = {name for name in type(self).model_fields if name in self.free or name.startswith("allow_")}

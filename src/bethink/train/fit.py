@@ -47,8 +47,13 @@ def too_large(needed: float, free: float) -> PreflightError:
     )
 
 
-def memory_needed(model: PreTrainedModel, row_tokens: int, *, recompute: Recompute) -> int:
-    """An estimate of the bytes training this model takes at its peak, with micro-batches of `row_tokens` tokens."""
+def memory_needed(
+    model: PreTrainedModel, row_tokens: int, *, recompute: Recompute, device: torch.device | None = None
+) -> int:
+    """An estimate of the bytes training this model takes at its peak, with micro-batches of `row_tokens` tokens.
+
+    device: where it will train; None: where it is.
+    """
     config: Any = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -68,13 +73,13 @@ def memory_needed(model: PreTrainedModel, row_tokens: int, *, recompute: Recompu
         number_bytes=model.get_output_embeddings().weight.element_size(),
         row_tokens=row_tokens,
         recompute=recompute,
-        device=model.device.type,
+        device=(device or model.device).type,
     )
 
 
 def memory_free(device: torch.device, model: PreTrainedModel) -> int:
-    """Bytes training may use on the device: what is free now plus what the loaded model already takes."""
-    weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
+    """Bytes training may use on the device: what is free now plus what the model already takes there, nothing if it is only laid out."""
+    weights: int = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_meta)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + weights
     return free_memory() + weights

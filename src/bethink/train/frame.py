@@ -20,7 +20,7 @@ from bethink.core.console import note
 from bethink.core.errors import ConfigError, DataError, ModelError
 from bethink.core.files import claim_output, sha256_file, write_json
 from bethink.models.adapter_files import WEIGHTS, read_adapter_config
-from bethink.models.load import load_model
+from bethink.models.load import lay_out, load_model
 from bethink.models.locate import ModelFiles
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
 from bethink.models.machine import torch_dtype
@@ -44,24 +44,29 @@ class TrainResult:
 
 @contextmanager
 def claimed_output(
-    config: RunConfig, models: Sequence[ModelFiles], files: Mapping[str, Sequence[Path]]
+    config: RunConfig,
+    models: Sequence[ModelFiles],
+    files: Mapping[str, Sequence[Path]],
+    identities: Sequence[Any] = (),
 ) -> Iterator[None]:
     """Make the output this run's own, and write config.json; within, what cannot be used leaves it free for the next try.
 
-    models: what the run loads; files: what it reads, by the option that names them; a resumed run must find the same.
+    models: what the run loads; files: what it reads, by the option that names them; identities: of models that it may use without their
+    files (`model_identity`). A resumed run must find the same.
     Raises OutputError.
     """
     settings = config.deciding() | {
         f"{name}_sha256": [sha256_file(path) for path in paths] for name, paths in files.items()
     }
-    settings["model_files"] = [identity for located in models for identity in model_identity(located)]
+    loaded = [identity for located in models for identity in model_identity(located)]
+    settings["model_files"] = [*loaded, *identities]
     claim_output(config.output, resume=config.resume, fingerprint=settings)
     try:
         if not config.product.exists():
             write_json(config.output / "config.json", config.model_dump(mode="json", exclude={"resume"}))
         yield
     except (ConfigError, DataError, ModelError):
-        if not config.resume and not (config.output / "metrics.jsonl").exists():
+        if not config.resume and not config.begun:
             shutil.rmtree(config.output)
         raise
 
@@ -122,6 +127,17 @@ def load_whole(config: RunConfig, located: ModelFiles, device: torch.device) -> 
 def load_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
     """All weights, or a new adapter; one that came with the model is merged into it."""
     return _load(config, located, device, merge=True)
+
+
+def lay_out_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> PreTrainedModel:
+    """The model of `load_new` without its weights, for what can be known before they are read."""
+    model = lay_out(located, torch_dtype(config.dtype, str(device)))
+    if config.full:
+        model.requires_grad_(True)
+    else:
+        with torch.device("meta"):
+            add_lora(model, config.lora, config.seed)
+    return model
 
 
 def load_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:

@@ -60,6 +60,38 @@ def test_a_teacher_with_other_tokens_is_refused_naming_them(
         run_distill(make_distill(teacher=str(longer)))
 
 
+def test_all_tokens_that_differ_are_listed_in_a_file(
+    make_distill: Make, teacher_dir: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    def reverse(content: dict[str, Any]) -> None:
+        vocabulary = content["model"]["vocab"]
+        letters = [letter for letter in "ABCDEFGHIJK" if letter in vocabulary]
+        numbers = [vocabulary[letter] for letter in letters]
+        vocabulary.update(zip(letters, numbers[1:] + numbers[:1], strict=True))
+
+    teacher = _retokenized(teacher_dir, tmp_path / "reversed", reverse)
+    config = make_distill(teacher=str(teacher), output=tmp_path / "new folder" / "run")
+    with pytest.raises(ModelError) as raised:
+        run_distill(config)
+    listed = tmp_path / "new folder" / "run.differing-tokens.jsonl"
+    assert f"all of them are in {listed}" in str(raised.value)
+    assert not config.output.exists(), "it is free for the next try"
+    ours, theirs = (
+        {
+            number: token
+            for token, number in json.loads((d / "tokenizer.json").read_text())["model"]["vocab"].items()
+        }
+        for d in (tiny_model_dir, teacher)
+    )
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert len(rows) == 11
+    assert rows == [
+        {"id": number, "teacher": theirs[number], "student": ours[number]}
+        for number in sorted(ours)
+        if ours[number] != theirs[number]
+    ]
+
+
 def test_the_shared_vocabulary_is_the_tokenizers_not_the_padding(
     teacher_dir: Path, tiny_model_dir: Path
 ) -> None:
@@ -80,6 +112,8 @@ def test_the_shared_vocabulary_is_the_tokenizers_not_the_padding(
         ({"cross_entropy": 0.1, "on_policy": 1.0}, "takes none"),
         ({"store_teacher": 8, "on_policy": 0.5}, "leave --on-policy"),
         ({"teacher_store": "somewhere"}, "give both"),
+        ({"store_only": True}, "give both"),
+        ({"layer_by_layer": True}, "give --store-teacher"),
         ({"divergence": "backward"}, "forward"),
         ({"beta": 1.0}, "less than 1"),
         ({"temperature": 0.0}, "greater than 0"),

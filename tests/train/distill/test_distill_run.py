@@ -187,6 +187,7 @@ def _start(config: DistillConfig) -> ForkServerProcess:
     [
         {"on_policy": 0.5, "divergence": "jsd", "eval_every": 4},
         {"store_teacher": 5, "full": True, "dtype": "bf16"},
+        {"store_teacher": 5, "layer_by_layer": True},
     ],
 )
 def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(

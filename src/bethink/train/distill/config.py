@@ -8,12 +8,17 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
+from bethink.core.errors import ModelError
 from bethink.models.locate import ModelFiles, locate
 from bethink.tasks.sources import task_specs
 from bethink.train.rows import data_files
 from bethink.train.sft.config import SFTConfig
 
 DivergenceName = Literal["forward", "reverse", "jsd"]
+
+
+PARTS = ("train", "held_out")
+"""What the teacher said of rows to learn from, and of those only looked at: directories of its store, each whole or absent."""
 
 
 class DistillConfig(SFTConfig):
@@ -23,7 +28,7 @@ class DistillConfig(SFTConfig):
     samples that the student writes itself, None being what follows from data and tasks.
     """
 
-    free: ClassVar[frozenset[str]] = SFTConfig.free | {"teacher_store"}
+    free: ClassVar[frozenset[str]] = SFTConfig.free | {"teacher_store", "store_only"}
 
     teacher: str
     data: Path | None = None  # type: ignore[assignment]
@@ -46,6 +51,8 @@ class DistillConfig(SFTConfig):
 
     store_teacher: int | None = Field(None, ge=1)
     teacher_store: Path | None = None
+    store_only: bool = False
+    layer_by_layer: bool | None = None
 
     batch_size: int = Field(64, ge=1)
 
@@ -79,7 +86,20 @@ class DistillConfig(SFTConfig):
             raise ValueError(
                 "--teacher-store is where --store-teacher keeps what the teacher says: give both"
             )
+        if self.store_only and self.store_teacher is None:
+            raise ValueError(
+                "--store-only ends when --store-teacher has kept what the teacher says: give both"
+            )
+        if self.layer_by_layer is not None and self.store_teacher is None:
+            raise ValueError(
+                "--layer-by-layer is how a teacher that is asked beforehand is read: give --store-teacher"
+            )
         return self
+
+    @property
+    def product(self) -> Path:
+        """Where what is trained will be; of a run that only asks, the store."""
+        return self.store if self.store_only else super().product
 
     @property
     def own_share(self) -> float:
@@ -98,10 +118,30 @@ class DistillConfig(SFTConfig):
         """Where what the teacher says is kept."""
         return self.teacher_store or self.output / "teacher"
 
+    @property
+    def differing(self) -> Path:
+        """Where tokens that differ are listed: beside the output, which is left free for the next try."""
+        return self.output.with_name(f"{self.output.name}.differing-tokens.jsonl")
+
+    @property
+    def store_whole(self) -> bool:
+        """Whether the teacher has been asked all it is to be asked."""
+        return self.store_teacher is not None and all((self.store / part).is_dir() for part in PARTS)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the output holds steps, or something that the teacher said."""
+        return super().begun or any(path.is_dir() for path in (self.output / "teacher").glob("*"))
+
     def inputs(self) -> tuple[list[Path], ModelFiles]:
         """The files with the rows, and the student's. Raises DataError or ModelError for what is not there."""
         return [] if self.data is None else data_files(self.data), self.located()
 
-    def located_teacher(self) -> ModelFiles:
-        """The teacher's files. Raises ModelError for what is not there."""
-        return locate(self.teacher)
+    def located_teacher(self) -> ModelFiles | None:
+        """The teacher's files; None where its store is whole and they are not on this machine. Raises ModelError for what is needed and not there."""
+        if not self.store_whole:
+            return locate(self.teacher)
+        try:
+            return locate(self.teacher, fetch=False)
+        except ModelError:
+            return None

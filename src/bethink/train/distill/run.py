@@ -1,16 +1,14 @@
 """Distillation: a teacher and a student in, an adapter or a whole model out that says what the teacher would.
 
 This module puts the parts in order; steps and checkpoints are loop.py's, rows and the checks before are those of fine-tuning (sft/), the
-loss is loss.py's, the teacher teacher.py's and store.py's, the student's own completions own.py's.
+loss is loss.py's, the teacher teacher.py's, ask.py's and store.py's, the student's own completions own.py's.
 """
 
 from __future__ import annotations
 
-import gc
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +17,8 @@ from transformers import PreTrainedModel
 from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.console import Progress, note, warn
+from bethink.core.console import note, warn
 from bethink.core.errors import ModelError
-from bethink.core.files import only_process
 from bethink.core.seeds import derive_seed
 from bethink.models.checkpointing import enable
 from bethink.models.known_speed import speed_of
@@ -29,36 +26,30 @@ from bethink.models.locate import ModelFiles
 from bethink.models.machine import resolve_device, torch_dtype
 from bethink.models.speed import Speed
 from bethink.tasks.problem import Problem
+from bethink.train.distill.ask import asked_once
 from bethink.train.distill.config import DistillConfig
 from bethink.train.distill.divergence import divergence_named
 from bethink.train.distill.loss import Objective
 from bethink.train.distill.method import DistillMethod, FloorSeconds, Lessons
 from bethink.train.distill.mixture import Mixture, split
 from bethink.train.distill.own import Asked, Student
-from bethink.train.distill.store import (
-    Part,
-    bytes_needed,
-    claim_store,
-    fill,
-    require_space,
-    rows_fingerprint,
-)
+from bethink.train.distill.source import Source, source_of
 from bethink.train.distill.teacher import Teacher, require_rows
-from bethink.train.distill.vocabulary import shared_vocabulary
 from bethink.train.fit import fit
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
+    Trained,
     TrainResult,
     capacity_of,
     claimed_output,
     finished,
+    lay_out_new,
     load_new,
     loop_config,
-    model_identity,
     result,
 )
-from bethink.train.loop import interruptible, train
+from bethink.train.loop import train
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import plot_loss
 from bethink.train.problems import load_problems, write_problems
@@ -70,8 +61,6 @@ from bethink.train.sft.preflight import Preflight, check, survey
 from bethink.train.sft.run import sample_pair, stores, thresholds
 from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import TokenStore
-
-LoadTeacher = Callable[[], Teacher]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,75 +75,111 @@ class _Data:
 def run_distill(config: DistillConfig) -> TrainResult:
     """Train as `config` says and write everything into `config.output` (docs/distill.md lists the files).
 
-    A finished run is left alone. Raises ConfigError, DataError, ModelError (for tokenizers that differ, too), OutputError or
+    A finished run is left alone; one with `store_only` ends with a whole store, and its result is of no steps. Raises ConfigError, DataError, ModelError (for tokenizers that differ, too), OutputError or
     PreflightError, and KeyboardInterrupt when it was interrupted and has saved. A run whose data or models cannot be used leaves the output
     free for the next try; one that preflight stops keeps preflight.json, and goes on with --resume and the flag that allows it.
     """
     files, located = config.inputs()
-    teacher = config.located_teacher()
-    vocabulary = shared_vocabulary(teacher, located)
+    teacher = source_of(config, located)
     device = torch.device(resolve_device(config.device))
     read = {"data": files}
     if config.eval_data is not None:
         read["eval_data"] = data_files(config.eval_data)
-    with claimed_output(config, [located, teacher], read):
-        return finished(config) or _run(config, files, located, teacher, vocabulary, device)
+    with claimed_output(config, [located], read, teacher.identity):
+        if not config.store_only and (done := finished(config)):
+            return done
+        # Where the speed has to be measured, the memory is still free.
+        speed = speed_of(str(device), torch_dtype(config.dtype, str(device)))
+        tokenizer = ChatTokenizer.load(located.directory)
+        capacity = capacity_of(config, device)
+        given = _Given(config, files, located, teacher, device, tokenizer, speed, capacity)
+        if not config.store_only:
+            return _run(given)
+        _ask_first(given)
+        return TrainResult(config.store, 0, {})
 
 
-def _run(
-    config: DistillConfig,
-    files: Sequence[Path],
-    located: ModelFiles,
-    teacher: ModelFiles,
-    vocabulary: int,
-    device: torch.device,
-) -> TrainResult:
-    tokenizer = ChatTokenizer.load(located.directory)
-    dtype = torch_dtype(config.dtype, str(device))
-    # Where the speed has to be measured, the memory is still free.
-    speed = speed_of(str(device), dtype)
-    trained = load_new(config, located, device)
-    model = trained.model
-    prove_head(model)
-    require_rows(model, vocabulary, located)
-    data = _data(config, files, tokenizer, model, vocabulary) if files else None
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a run starts from. speed: of the device, where it is known; capacity: tokens in a packed row."""
 
-    load = partial(Teacher.load, teacher, vocabulary, config.temperature, dtype=dtype, device=device)
-    live = load() if config.store_teacher is None else None
-    capacity = capacity_of(config, device)
-    floor = StepFloor.of(model, speed) if speed else None
-    # With a teacher beside it the floor of training alone says little about a step.
-    own_floor = floor if live is None else None
-    found = _preflight(config, files, tokenizer, model, data, capacity, own_floor)
-    if live is not None:
-        lessons = Lessons(live, data.rows if data else None)
-        later = Lessons(live, data.held_out if data else None)
-    else:
-        assert data is not None  # the config asks for rows where the teacher is asked beforehand
-        lessons, later = _asked_once(config, load, teacher, data, vocabulary, capacity)
+    config: DistillConfig
+    files: Sequence[Path]
+    located: ModelFiles
+    teacher: Source
+    device: torch.device
+    tokenizer: ChatTokenizer
+    speed: Speed | None
+    capacity: int
+
+    @property
+    def vocabulary(self) -> int:
+        return self.teacher.vocabulary
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch_dtype(self.config.dtype, str(self.device))
+
+    def load_teacher(self) -> Teacher:
+        assert self.teacher.files is not None  # else its store is whole, and it is not loaded
+        return Teacher.load(
+            self.teacher.files, self.vocabulary, self.config.temperature, dtype=self.dtype, device=self.device
+        )
+
+    def load_student(self) -> Trained:
+        trained = load_new(self.config, self.located, self.device)
+        prove_head(trained.model)
+        require_rows(trained.model, self.vocabulary, self.located)
+        return trained
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What training goes by.
+
+    found: what preflight saw, where there are rows. lessons, later: what the teacher says of rows to learn from, and of those only looked
+    at. live: the teacher, where it stands beside the student. floor: of the student's training, where the device's speed is known.
+    """
+
+    trained: Trained
+    data: _Data | None
+    found: Preflight | None
+    lessons: Lessons
+    later: Lessons
+    live: Teacher | None
+    floor: StepFloor | None
+
+
+def _run(given: _Given) -> TrainResult:
+    config, tokenizer, device, capacity = given.config, given.tokenizer, given.device, given.capacity
+    ready = _together(given) if config.store_teacher is None else _one_after_the_other(given)
+    model, data, found = ready.trained.model, ready.data, ready.found
+    if found is not None:
+        found.recompute = enable(model, found.recompute)
     mixture = _mixture(config, tokenizer, data)
     eval_every = config.eval_every if config.eval_every is not None else -(-mixture.steps // 4)
     method = DistillMethod(
         model,
         mixture,
-        lessons,
-        later,
-        _objective(config, vocabulary),
-        student=_student(config, tokenizer, model, vocabulary) if config.own_share else None,
+        ready.lessons,
+        ready.later,
+        _objective(config, given.vocabulary),
+        student=_student(config, tokenizer, model, given.vocabulary) if config.own_share else None,
         capacity=capacity,
         device=device,
         samples=_samples(config, tokenizer, data) if eval_every else None,
-        floor=_floor(floor, live, speed),
+        floor=_floor(ready, given.speed),
     )
     # How long the student's own completions get, nobody knows beforehand.
-    forecast = found and not config.own_share and Forecast(found, own_floor, config.output, capacity, device)
+    alone = ready.floor if ready.live is None else None
+    forecast = found and not config.own_share and Forecast(found, alone, config.output, capacity, device)
     try:
         train(
             model,
             method,
             loop_config(config, mixture.steps, eval_every),
             config.output,
-            masters=trained.masters,
+            masters=ready.trained.masters,
             resume_command=resume_command("distill", config),
             on_step=forecast or (lambda row: None),
         )
@@ -164,20 +189,66 @@ def _run(
     metrics = read_metrics(config.output / "metrics.jsonl")
     note(summary(metrics))
     plot_loss(metrics, config.output)
-    trained.save(config)
+    ready.trained.save(config)
     shutil.rmtree(config.output / ".tokens", ignore_errors=True)
     shutil.rmtree(config.output / ".tokens-eval", ignore_errors=True)
     return result(config)
 
 
-def _data(
-    config: DistillConfig,
-    files: Sequence[Path],
-    tokenizer: ChatTokenizer,
-    model: PreTrainedModel,
-    vocabulary: int,
-) -> _Data:
-    rows, held_out = stores(config, files, tokenizer, model)
+def _together(given: _Given) -> _Ready:
+    """The teacher stands beside the student."""
+    config = given.config
+    trained = given.load_student()
+    data = _data(given, trained.model) if given.files else None
+    live = given.load_teacher()
+    # With a teacher beside it the floor of training alone says little about a step.
+    found = _preflight(given, trained.model, data, None) if data else None
+    if found is None:
+        fit(config, trained.model, max(given.capacity, config.completion_tokens))
+    return _Ready(
+        trained,
+        data,
+        found,
+        Lessons(live, data.rows if data else None),
+        Lessons(live, data.held_out if data else None),
+        live,
+        StepFloor.of(trained.model, given.speed) if given.speed else None,
+    )
+
+
+def _one_after_the_other(given: _Given) -> _Ready:
+    """The teacher is asked and let go of before the student is read: memory must hold the larger of the two."""
+    asked = _ask_first(given)
+    return _Ready(given.load_student(), *asked)
+
+
+def _ask_first(
+    given: _Given,
+) -> tuple[_Data, Preflight, Lessons, Lessons, None, StepFloor | None]:
+    """What the teacher says, from its store, and the rest of `_Ready`.
+
+    Rows and memory are looked at before, on the student without its weights, so that what stops the run does so before the teacher's pass.
+    """
+    outline = lay_out_new(given.config, given.located, given.device)
+    require_rows(outline, given.vocabulary, given.located)
+    data = _data(given, outline)
+    floor = StepFloor.of(outline, given.speed) if given.speed else None
+    found = _preflight(given, outline, data, floor)
+    asked = asked_once(
+        given.config,
+        given.teacher,
+        data.rows,
+        data.held_out,
+        dtype=given.dtype,
+        device=given.device,
+        capacity=given.capacity,
+    )
+    return data, found, *asked, None, floor
+
+
+def _data(given: _Given, model: PreTrainedModel) -> _Data:
+    config, vocabulary = given.config, given.vocabulary
+    rows, held_out = stores(config, given.files, given.tokenizer, model)
     if (largest := max(rows.largest_id, held_out.largest_id)) >= vocabulary:
         raise ModelError(
             f"the rows hold token id {largest}, the tokenizer knows {vocabulary}",
@@ -191,75 +262,24 @@ def _data(
     return _Data(rows, held_out, schedule)
 
 
-def _preflight(
-    config: DistillConfig,
-    files: Sequence[Path],
-    tokenizer: ChatTokenizer,
-    model: PreTrainedModel,
-    data: _Data | None,
-    capacity: int,
-    floor: StepFloor | None,
-) -> Preflight | None:
-    """What fine-tuning finds of the rows; without rows only whether memory suffices is looked at, and nothing returned."""
-    if data is not None:
-        asked = config.gradient_checkpointing
-        found = survey(
-            files, tokenizer, model, data.rows, data.held_out, data.schedule, capacity, asked, floor
-        )
-        found.write(config.output)
-        check(found, thresholds(config), data.rows.census)
-        found.recompute = enable(model, found.recompute)
-        return found
-    fit(config, model, max(capacity, config.completion_tokens))
-    return None
-
-
-def _asked_once(
-    config: DistillConfig,
-    load: LoadTeacher,
-    files: ModelFiles,
-    data: _Data,
-    vocabulary: int,
-    capacity: int,
-) -> tuple[Lessons, Lessons]:
-    """What the teacher says of all rows, from its store; what is missing there it is asked first, and then let go of."""
-    k = min(config.store_teacher or vocabulary, vocabulary)
-    parts = [Part(config.store / "train", data.rows), Part(config.store / "held_out", data.held_out)]
-    with only_process(config.store):
-        claim_store(
-            config.store,
-            {
-                "teacher": list(model_identity(files)),
-                "rows": [rows_fingerprint(part.rows) for part in parts],
-                "likeliest": k,
-                "temperature": config.temperature,
-                "vocabulary": vocabulary,
-            },
-        )
-        if not all(part.whole for part in parts):
-            _ask(config, load, parts, k, capacity)
-    gc.collect()
-    train, held_out = (Lessons(part.open(k), part.rows) for part in parts)
-    return train, held_out
-
-
-def _ask(config: DistillConfig, load: LoadTeacher, parts: list[Part], k: int, capacity: int) -> None:
-    total, done = sum(part.tokens for part in parts), sum(part.done_tokens for part in parts)
-    require_space(config.store, bytes_needed(total - done, k))
-    note(f"asking the teacher about {total:,} tokens, {bytes_needed(total, k) / 1e6:,.0f} MB on disk")
-    teacher = load()
-    with (
-        interruptible() as interrupted,
-        Progress("teacher", total, unit="tokens", done=done) as progress,
-    ):
-        for part in parts:
-            if not part.whole:
-                fill(part, teacher, k, capacity=capacity, progress=progress, interrupted=interrupted)
-            if interrupted():
-                note(
-                    f"what the teacher said so far is kept; go on with:\n  {resume_command('distill', config)}"
-                )
-                raise KeyboardInterrupt
+def _preflight(given: _Given, model: PreTrainedModel, data: _Data, floor: StepFloor | None) -> Preflight:
+    """What fine-tuning finds of the rows and the memory."""
+    config = given.config
+    found = survey(
+        given.files,
+        given.tokenizer,
+        model,
+        data.rows,
+        data.held_out,
+        data.schedule,
+        given.capacity,
+        config.gradient_checkpointing,
+        floor,
+        given.device,
+    )
+    found.write(config.output)
+    check(found, thresholds(config), data.rows.census)
+    return found
 
 
 def _mixture(config: DistillConfig, tokenizer: ChatTokenizer, data: _Data | None) -> Mixture:
@@ -321,11 +341,11 @@ def _samples(config: DistillConfig, tokenizer: ChatTokenizer, data: _Data | None
     return sample_pair(config, tokenizer, data.held_out if len(data.held_out) else data.rows)
 
 
-def _floor(floor: StepFloor | None, live: Teacher | None, speed: Speed | None) -> FloorSeconds | None:
+def _floor(ready: _Ready, speed: Speed | None) -> FloorSeconds | None:
     """The student's passes, and the teacher's where it stands beside it."""
-    if floor is None or speed is None:
+    if ready.floor is None or speed is None:
         return None
-    student = floor
+    student, live = ready.floor, ready.live
 
     def seconds(lengths: list[int], learned: int) -> float:
         of_teacher = live.floor_seconds(speed, lengths, learned) if live is not None else 0.0

@@ -10,6 +10,7 @@ A store is whole or absent: what is not yet whole lies in `NAME.part`, from whic
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -24,14 +25,17 @@ from torch import Tensor
 
 from bethink.core.console import Progress
 from bethink.core.errors import OutputError
-from bethink.core.files import explain_os_errors, read_json, sha256_file, write_json
+from bethink.core.files import explain_os_errors, read_json, read_object, sha256_file, write_json
 from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.distill.target import Target, TargetOf, coarsened
-from bethink.train.distill.teacher import Teacher
+from bethink.train.distill.teacher import Asked, StoppedError
 from bethink.train.memory import chunk_tokens
 from bethink.train.token_store import TokenStore
 
 _IDS, _LOGPROBS, _DONE = "token_ids.i32", "logprobs.f16", "done.json"
+_STAMP = "fingerprint.json"
+_SAID = frozenset({"name", "tokens", "by_layer"})
+"""Of the stamp: the teacher's name and a hash of its tokens, for machines without its files; how it was read, as a resumed pass goes on."""
 _BLOCK_ROWS = 64
 _SAVE_SECONDS = 10.0
 
@@ -60,6 +64,13 @@ class StoredTeacher:
 
 
 def _mapped(path: Path, dtype: Any, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    there, whole = path.stat().st_size if path.exists() else 0, math.prod(shape) * np.dtype(dtype).itemsize
+    if there != whole:
+        raise OutputError(
+            f"the teacher's store is damaged: {there:,} bytes of {whole:,}",
+            where=str(path),
+            fix="copy it again, or remove it and ask the teacher again",
+        )
     return np.memmap(path, dtype=dtype, mode="r", shape=shape) if shape[0] else np.zeros(shape, dtype)
 
 
@@ -78,16 +89,24 @@ def bytes_needed(tokens: int, k: int) -> int:
     return tokens * (6 * k + 2)
 
 
-def claim_store(directory: Path, fingerprint: dict[str, Any]) -> None:
-    """Make `directory` the store of this teacher and these rows, or refuse one that is of others. Raises OutputError."""
-    stamp = directory / "fingerprint.json"
-    if stamp.exists():
-        before = read_json(stamp)
+def read_stamp(directory: Path) -> dict[str, Any]:
+    """What a store says it is of; nothing where it says nothing."""
+    stamp = directory / _STAMP
+    return read_object(stamp) if stamp.exists() else {}
+
+
+def claim_store(directory: Path, fingerprint: dict[str, Any], said: dict[str, Any] | None = None) -> None:
+    """Make `directory` the store of this teacher and these rows, or refuse one that is of others.
+
+    said: what is kept in the stamp beside the fingerprint and may differ another time (`_SAID`). Raises OutputError.
+    """
+    if before := {k: v for k, v in read_stamp(directory).items() if k not in _SAID}:
         if differing := sorted(k for k in {*before, *fingerprint} if before.get(k) != fingerprint.get(k)):
             raise OutputError(
                 f"what the teacher said there was of another kind: {', '.join(differing)} differ",
                 where=str(directory),
-                fix="choose another --teacher-store, or give the same teacher, rows, --store-teacher and --temperature",
+                fix="choose another --teacher-store, or give the same teacher, --store-teacher and --temperature, and the same rows: "
+                "--data, --eval-data, --held-out and --max-tokens decide them, and --steps, --batch-size and --epochs how many are read",
             )
         return
     if directory.exists() and any(not path.name.startswith(".") for path in directory.iterdir()):
@@ -96,7 +115,12 @@ def claim_store(directory: Path, fingerprint: dict[str, Any]) -> None:
             where=str(directory),
             fix="choose another --teacher-store",
         )
-    write_json(stamp, fingerprint)
+    add_to_stamp(directory, {**(said or {}), **fingerprint})
+
+
+def add_to_stamp(directory: Path, entries: dict[str, Any]) -> None:
+    """Let the store say more of itself."""
+    write_json(directory / _STAMP, read_stamp(directory) | entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +165,7 @@ class Part:
 
 def fill(
     part: Part,
-    teacher: Teacher,
+    teacher: Asked,
     k: int,
     *,
     capacity: int,
@@ -151,7 +175,7 @@ def fill(
     """Ask the teacher about every row of `part` that is left.
 
     capacity: tokens in a packed row; interrupted: asked after each block of rows; when it says yes what is done is kept for the next
-    call. Going on where an earlier process stopped gives the bytes it would have given. Raises OutputError.
+    call; so it is when the teacher itself stops in the middle of a block. Going on where an earlier process stopped gives the bytes it would have given. Raises OutputError.
     """
     unfinished, starts = part.unfinished, learned_starts(part.rows)
     with explain_os_errors(unfinished):
@@ -162,8 +186,13 @@ def fill(
             logprobs.truncate(starts[done] * 2 * (k + 1))
             saved = time.monotonic()
             while done < len(part.rows):
-                end = min(done + _BLOCK_ROWS, len(part.rows))
-                token_ids_MK, logprob_MO = _ask(teacher, part.rows, range(done, end), k, capacity)
+                end = _block_end(part.rows, done, teacher.tokens_at_once)
+                try:
+                    token_ids_MK, logprob_MO = _ask(
+                        teacher, part.rows, range(done, end), k, capacity, interrupted
+                    )
+                except StoppedError:
+                    return
                 ids.write(token_ids_MK.tobytes())
                 logprobs.write(logprob_MO.tobytes())
                 progress.advance(len(token_ids_MK))
@@ -190,21 +219,47 @@ def require_space(directory: Path, needed: int) -> None:
         )
 
 
+def _block_end(rows: TokenStore, start: int, tokens: int) -> int:
+    """Where the rows end that are asked about together: whole blocks, more of them while they have no more than so many tokens."""
+    end = min(start + _BLOCK_ROWS, len(rows))
+    total = int(rows.lengths[start:end].sum())
+    while end < len(rows):
+        further = min(end + _BLOCK_ROWS, len(rows))
+        total += int(rows.lengths[end:further].sum())
+        if total > tokens:
+            break
+        end = further
+    return end
+
+
 def _ask(
-    teacher: Teacher, rows: TokenStore, chosen: range, k: int, capacity: int
+    teacher: Asked,
+    rows: TokenStore,
+    chosen: range,
+    k: int,
+    capacity: int,
+    interrupted: Callable[[], bool],
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The likeliest tokens [M, k] and log-probabilities [M, k + 1] at all learned positions of the chosen rows."""
-    samples = [rows[i] for i in chosen]
-    count = sum(len(sample.completion_ids) for sample in samples)
+    """The likeliest tokens [M, k] and log-probabilities [M, k + 1] at all learned positions of the chosen rows.
+
+    Rows are packed block by block, so that what is asked about together does not matter.
+    """
+    batches: list[PackedBatch] = []
+    places: list[np.ndarray[Any, Any]] = []
+    count = 0
+    for start in range(chosen.start, chosen.stop, _BLOCK_ROWS):
+        samples = [rows[i] for i in range(start, min(start + _BLOCK_ROWS, chosen.stop))]
+        for batch in packed_batches(samples, capacity):
+            batches.append(batch)
+            places.append(batch.source_N.numpy() + count)
+        count += sum(len(sample.completion_ids) for sample in samples)
     token_ids_MK, logprob_MO = np.empty((count, k), np.int32), np.empty((count, k + 1), np.float16)
-    device = teacher.model.device
-    chunk = chunk_tokens(device.type)
-    for batch in packed_batches(samples, capacity):
-        hidden_ND = teacher.hidden(batch.to(device))
+    chunk = chunk_tokens(teacher.device.type)
+    for place_N, hidden_ND in zip(places, teacher.hidden_states(batches, interrupted), strict=True):
         for start in range(0, len(hidden_ND), chunk):
             said = coarsened(teacher.logprobs(hidden_ND[start : start + chunk]), k)
             assert said.token_ids_CK is not None
-            place_C = batch.source_N[start : start + chunk].numpy()
+            place_C = place_N[start : start + chunk]
             token_ids_MK[place_C] = said.token_ids_CK.cpu().numpy()
             logprob_MO[place_C] = said.logprob_CO.cpu().numpy()
     return token_ids_MK, logprob_MO

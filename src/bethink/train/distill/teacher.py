@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +30,35 @@ class Told(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """A teacher that is asked about many rows, one batch after the other. tokens_at_once: how many tokens it is best asked about together."""
+
+    device: torch.device
+    tokens_at_once: int
+
+    def hidden_states(
+        self, batches: Sequence[PackedBatch], interrupted: Callable[[], bool]
+    ) -> Iterator[Tensor]:
+        """For each batch its last hidden states at the positions that predict the learned tokens [N, D]. Raises StoppedError."""
+        ...
+
+    def logprobs(self, hidden_CD: Tensor) -> Tensor:
+        """The log-probability of every shared token [C, V], float32, while the states are handed out."""
+        ...
+
+
+class StoppedError(Exception):
+    """What was asked is not answered: the user interrupted."""
+
+
 class Teacher:
     """A loaded teacher. vocabulary: the tokens it shares with the student; temperature: what its logits are divided by."""
 
+    tokens_at_once = 0
+
     def __init__(self, model: PreTrainedModel, vocabulary: int, temperature: float) -> None:
         self.model, self.vocabulary, self.temperature = model, vocabulary, temperature
+        self.device: torch.device = model.device
 
     @classmethod
     def load(
@@ -57,6 +82,13 @@ class Teacher:
         """Its log-probabilities at the batch's learned positions, those of a chunk computed when they are asked for."""
         hidden_ND = self.hidden(batch)
         return lambda part: Target(self.logprobs(hidden_ND[part]))
+
+    def hidden_states(
+        self, batches: Sequence[PackedBatch], interrupted: Callable[[], bool]
+    ) -> Iterator[Tensor]:
+        """See `Asked`; one batch at a time, so that nobody waits long."""
+        for batch in batches:
+            yield self.hidden(batch.to(self.device))
 
     @torch.no_grad()
     def hidden(self, batch: PackedBatch) -> Tensor:

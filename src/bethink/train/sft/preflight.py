@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from rich.table import Table
 from transformers import PreTrainedModel
 
@@ -78,17 +79,21 @@ def survey(
     capacity: int,
     gradient_checkpointing: bool | None,
     floor: StepFloor | None = None,
+    device: torch.device | None = None,
 ) -> Preflight:
     """Measure everything `check` judges.
 
+    device: where the model will train, when it is only laid out (`models.load.lay_out`); None: where it is.
     gradient_checkpointing None: as much is recomputed as training needs to fit. capacity: tokens in a packed row. floor: what a step takes at
     least, where the device's speed is known.
     """
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     row_tokens = max(padded_length(store.census.longest), capacity)
     free = memory_free(device, model)
     recompute = choose(
-        gradient_checkpointing, lambda level: memory_needed(model, row_tokens, recompute=level), free
+        gradient_checkpointing,
+        lambda level: memory_needed(model, row_tokens, recompute=level, device=device),
+        free,
     )
     census = store.census
     proof_rows, proof_failures = prove_rows(files, tokenizer)
@@ -114,7 +119,7 @@ def survey(
         samples=schedule.samples,
         planned_tokens=planned,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        memory_needed=memory_needed(model, row_tokens, recompute=recompute),
+        memory_needed=memory_needed(model, row_tokens, recompute=recompute, device=device),
         memory_free=free,
         recompute=recompute,
         floor_tokens_per_second=most and round(most, 1),
