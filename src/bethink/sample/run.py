@@ -81,7 +81,8 @@ def _row(problem: Problem, row: Row, rate: Mapping[str, Any], config: SampleConf
         "problem": problem.id,
         "task": problem.task,
         "answer": problem.answer,
-        **{name: rate[name] for name in ("pass_rate", "vote_share") if name in rate},
+        "pass_rate": rate.get("pass_rate"),
+        **({"vote_share": rate["vote_share"]} if "vote_share" in rate else {}),
     }
 
 
