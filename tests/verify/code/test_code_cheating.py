@@ -133,7 +133,13 @@ CHECK_LOOPS = {
     **CHECK,
     "test": f"def check(candidate):\n    for found, n in zip(map(candidate, range(5)), range(5)):\n        assert found == {EXPECTED} * n\n",
 }
-METAS = {"literal": LITERAL, "general": GENERAL, "check": CHECK, "loops": LOOPS, "loops in check": CHECK_LOOPS}
+METAS = {
+    "literal": LITERAL,
+    "general": GENERAL,
+    "check": CHECK,
+    "loops": LOOPS,
+    "loops in check": CHECK_LOOPS,
+}
 
 
 @pytest.mark.parametrize("meta", METAS.values(), ids=METAS)
@@ -146,6 +152,17 @@ def test_a_cheat_gains_nothing_and_hides_nothing(
     assert result.status not in (Status.OK, Status.INFRA_ERROR), result
 
 
+ASYNCHRONOUS = """
+import asyncio
+class Numbers:
+    def __aiter__(self): return self
+    async def __anext__(self): return f(1)
+async def ask():
+    async for n in Numbers(): assert n == 2
+asyncio.run(ask())
+"""
+
+
 @pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration"])
 @pytest.mark.parametrize(
     "line",
@@ -155,8 +172,7 @@ def test_a_cheat_gains_nothing_and_hides_nothing(
         "assert sum(map(f, [1, 2])) in (0, 3)",
         "for n in iter(lambda: f(1), 2): assert n == 1",
         "def numbers():\n    try: yield f(1)\n    except RuntimeError: pass\nassert list(numbers()) in ([], [1])",
-        "import asyncio\nclass Numbers:\n    def __aiter__(self): return self\n    async def __anext__(self): return f(1)\n"
-        "async def ask():\n    async for n in Numbers(): assert n == 2\nasyncio.run(ask())",
+        ASYNCHRONOUS,
         "import contextlib\nwith contextlib.suppress(StopIteration, StopAsyncIteration): assert f(1) == 1",
     ],
 )

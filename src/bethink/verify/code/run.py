@@ -181,7 +181,7 @@ def _handed_on(sandbox: Sandbox, told: Message, test: str) -> Message:
     message = {"do": "call", "target": told["call"], "arguments": told["arguments"], "keep": True}
     reply = sandbox.ask(message)
     name = reply.get("raised")
-    ends = name in (*_LEAVES, "PermissionError") or name in _ENDS_A_LOOP and not _expects(test, name)
+    ends = name in (*_LEAVES, "PermissionError") or (name in _ENDS_A_LOOP and not _expects(test, name))
     if isinstance(name, str) and not ends:
         return {"raised": _clean(name), "text": _clean(reply.get("text"))}
     reply = _answer(reply)
