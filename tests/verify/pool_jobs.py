@@ -61,3 +61,28 @@ def chatter() -> str:
 
 def imported_modules() -> list[str]:
     return sorted(sys.modules)
+
+
+def sympified_while_scoring(text: str) -> str:
+    import sympy
+
+    from bethink.verify import gym_worker
+
+    with gym_worker._tame_sympy():
+        return str(sympy.sympify(text))
+
+
+def evaluators_of_reasoning_gym() -> dict[str, dict[str, str]]:
+    """Module of reasoning-gym → name in it → where that comes from, once the scorers are loaded."""
+    import bethink.verify.gym_worker  # noqa: F401
+
+    found = {}
+    for name, module in sys.modules.items():
+        if name.startswith("reasoning_gym."):
+            names = dict(vars(module))
+            for alias in {"sympy", "sp"} & names.keys():
+                names.setdefault("parse_expr", names[alias].parse_expr)
+            found[name.partition(".")[2]] = {
+                key: getattr(value, "__module__", "") for key, value in names.items() if callable(value)
+            }
+    return found

@@ -21,6 +21,8 @@ from bethink.evaluate.plan import Item, Key
 from bethink.verify.verdict import Verdict
 
 SAMPLES = "samples.jsonl"
+VOTED = "voted.jsonl"
+"""In the output of a sampling run with a vote: all answers, those to problems without an answer as the vote judges them."""
 Row = dict[str, Any]
 
 

@@ -10,9 +10,6 @@ from bethink.chat.toggle import Mode
 from bethink.engine.api import THINKING_TEMPERATURE, THINKING_TOP_P
 from bethink.evaluate.config import EvalConfig, SamplingOptions
 
-VOTED = "voted.jsonl"
-"""In the output of a run with a vote: all answers, those to problems without an answer as the vote judges them."""
-
 LEAST_VOTERS = 3
 """Answers without which there is no majority to speak of."""
 

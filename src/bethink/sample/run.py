@@ -16,8 +16,8 @@ from bethink.chat.parse import canonical, parse
 from bethink.chat.toggle import Mode, apply_toggle
 from bethink.core.files import read_jsonl, write_json
 from bethink.evaluate.runner import run_eval
-from bethink.evaluate.samples import Row, rewrite
-from bethink.sample.config import VOTED, SampleConfig
+from bethink.evaluate.samples import VOTED, Row, rewrite
+from bethink.sample.config import SampleConfig
 from bethink.sample.filters import Sieve, pass_rates
 from bethink.sample.vote import Election, elect, needs_vote
 from bethink.tasks.problem import Problem

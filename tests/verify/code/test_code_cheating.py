@@ -102,6 +102,12 @@ CHEATS = {
     "fail as a test would": "def f(x): raise AssertionError('passed')",
     "fail as the grader would": "class WireError(Exception): pass\nclass UnsendableError(Exception): pass\ndef f(x): raise UnsendableError",
     "run out on purpose": "def f(x): raise MemoryError",
+    "end the test's loop": "def f(x): raise StopIteration",
+    "end the test's loop as another": "class E(StopIteration): pass\ndef f(x): raise E",
+    "end the test's loop under its name": "class StopIteration(Exception): pass\ndef f(x): raise StopIteration",
+    "end the test's loop from a loop": "def f(x): return next(iter([]))",
+    "end the test's asynchronous loop": "def f(x): raise StopAsyncIteration",
+    "close the test": "def f(x): raise GeneratorExit",
     "a broken number": FORGE
     + "def f(x):\n    send({'value': {'root': [0], 'table': [['int', '0x' + 'f' * 10**5]]}, 'after': {'root': [0], 'table': [['list', []]]}})",
     "a ring": FORGE
@@ -119,9 +125,24 @@ CHECK = {
     "entry_point": "f",
     "test": f"def check(candidate):\n    for n, wanted in ((1, {EXPECTED}), (2, 0)):\n        assert candidate(n) == wanted\n",
 }
+LOOPS = {
+    "tests": [f"assert all(map(lambda n: f(n) == {EXPECTED} * n, range(5)))"],
+    "setup": "import math",
+}
+CHECK_LOOPS = {
+    **CHECK,
+    "test": f"def check(candidate):\n    for found, n in zip(map(candidate, range(5)), range(5)):\n        assert found == {EXPECTED} * n\n",
+}
+METAS = {
+    "literal": LITERAL,
+    "general": GENERAL,
+    "check": CHECK,
+    "loops": LOOPS,
+    "loops in check": CHECK_LOOPS,
+}
 
 
-@pytest.mark.parametrize("meta", [LITERAL, GENERAL, CHECK], ids=["literal", "general", "check"])
+@pytest.mark.parametrize("meta", METAS.values(), ids=METAS)
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_gains_nothing_and_hides_nothing(
     sandboxes: Sandboxes, name: str, meta: dict[str, object]
@@ -129,6 +150,47 @@ def test_a_cheat_gains_nothing_and_hides_nothing(
     code = CHEATS[name]
     result = run(read_task(meta), dedent(code) if "send(" not in code else code, sandboxes)
     assert result.status not in (Status.OK, Status.INFRA_ERROR), result
+
+
+ASYNCHRONOUS = """
+import asyncio
+class Numbers:
+    def __aiter__(self): return self
+    async def __anext__(self): return f(1)
+async def ask():
+    async for n in Numbers(): assert n == 2
+asyncio.run(ask())
+"""
+
+
+@pytest.mark.parametrize("name", ["StopIteration", "StopAsyncIteration"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "assert next(map(f, [1]), 1) == 1",
+        "assert not list(map(f, [1])) or f(1) == 1",
+        "assert sum(map(f, [1, 2])) in (0, 3)",
+        "for n in iter(lambda: f(1), 2): assert n == 1",
+        "def numbers():\n    try: yield f(1)\n    except RuntimeError: pass\nassert list(numbers()) in ([], [1])",
+        ASYNCHRONOUS,
+        "import contextlib\nwith contextlib.suppress(StopIteration, StopAsyncIteration): assert f(1) == 1",
+    ],
+)
+def test_the_end_of_a_loop_is_the_failure_of_who_raises_it(
+    sandboxes: Sandboxes, name: str, line: str
+) -> None:
+    """Python swallows it in many places; a test that was left early has tested nothing."""
+    result = run(read_task({"tests": [line], "setup": "import math"}), f"def f(x): raise {name}", sandboxes)
+    assert (result.status, result.detail) == (Status.ERROR, name)
+
+
+def test_a_test_may_expect_the_end_of_a_loop(sandboxes: Sandboxes) -> None:
+    test = "try:\n    f(0)\n    assert False\nexcept (ValueError, StopIteration):\n    pass\nassert f(1) == 1"
+    task = read_task({"tests": [test], "setup": "import math"})
+    right = "def f(x):\n    if x: return x\n    raise StopIteration"
+    assert run(task, right, sandboxes).status is Status.OK
+    assert run(task, "def f(x): raise StopIteration", sandboxes).status is Status.ERROR
+    assert run(task, "def f(x): raise StopAsyncIteration", sandboxes).status is Status.ERROR
 
 
 @pytest.mark.parametrize("code", [FRAMES, MEMORY], ids=["frames", "memory"])

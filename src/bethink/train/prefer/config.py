@@ -10,8 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from bethink.chat.toggle import DEFAULT_FORMAT, Mode, ThinkFormat, ToggleStyle
 from bethink.core.config import did_you_mean
 from bethink.core.errors import DataError
-from bethink.evaluate.samples import SAMPLES
-from bethink.sample.config import VOTED
+from bethink.evaluate.samples import SAMPLES, VOTED
 from bethink.train.config import TrainingConfig
 from bethink.train.prefer.choices import ALGORITHMS, BRADLEY_TERRY, Comparison, Length, Objective
 from bethink.train.rows import data_files

@@ -6,6 +6,7 @@ last result was right.
 
 from __future__ import annotations
 
+import ast
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ _TOLD = 160
 _TRIES = 2
 _LEAVES = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")
 """What a program raises to end itself: nothing to hand on to a test."""
+
+_ENDS_A_LOOP = ("StopIteration", "StopAsyncIteration")
+"""What Python takes for the end of a loop: `all(map(f, inputs))` would end before it began, and be true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ def _run_test(task: TestTask, code: str, sandboxes: Sandboxes) -> Result:
             _load(sandbox, task.preamble, code, task.classes)
             told = trusted.ask(_test_message(task))
             while "call" in told:
-                reply = _handed_on(sandbox, told)
+                reply = _handed_on(sandbox, told, task.test)
                 raised = f"{reply['raised']}: {reply['text']}" if "raised" in reply else ""
                 answered = True
                 told = trusted.ask(reply)
@@ -169,17 +173,31 @@ def _test_message(task: TestTask) -> Message:
     }
 
 
-def _handed_on(sandbox: Sandbox, told: Message) -> Message:
-    """The program's answer to a call of the test's, with nothing in it but what an answer has."""
+def _handed_on(sandbox: Sandbox, told: Message, test: str) -> Message:
+    """The program's answer to a call of the test's, with nothing in it but what an answer has.
+
+    Raises _FailedError for what no test can expect: the program's end, and the end of a loop in a test that has no `except` for it.
+    """
     message = {"do": "call", "target": told["call"], "arguments": told["arguments"], "keep": True}
     reply = sandbox.ask(message)
     name = reply.get("raised")
-    if isinstance(name, str) and name not in (*_LEAVES, "PermissionError"):
+    ends = name in (*_LEAVES, "PermissionError") or (name in _ENDS_A_LOOP and not _expects(test, name))
+    if isinstance(name, str) and not ends:
         return {"raised": _clean(name), "text": _clean(reply.get("text"))}
     reply = _answer(reply)
     if not isinstance(reply.get("value"), dict) or not isinstance(reply.get("after"), dict):
         raise _FailedError(Status.VIOLATION, "what it sent is no answer")
     return {"value": reply["value"], "after": reply["after"]}
+
+
+def _expects(test: str, name: str) -> bool:
+    """Whether the test has an `except` clause that names this exception."""
+    return any(
+        isinstance(node, ast.ExceptHandler)
+        and node.type is not None
+        and any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node.type))
+        for node in ast.walk(ast.parse(test))
+    )
 
 
 def _load(sandbox: Sandbox, preamble: str, code: str, classes: tuple[str, ...] = ()) -> None:
