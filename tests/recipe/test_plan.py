@@ -13,7 +13,8 @@ from bethink.models.recompute import Recompute
 from bethink.models.shape import shape_from
 from bethink.recipe.forecast import _memory, _memory_laid_out
 from bethink.recipe.inputs import missing_inputs
-from bethink.recipe.plan import estimate, plan_table, plan_words
+from bethink.recipe.plan import estimate
+from bethink.recipe.plan_text import plan_table, plan_words
 from bethink.recipe.run import run_recipe
 from bethink.recipe.schema import load_recipe, packaged_recipes
 from bethink.recipe.stages import prepare

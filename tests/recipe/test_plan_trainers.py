@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bethink.recipe.inputs import missing_inputs
-from bethink.recipe.plan import estimate, plan_words
+from bethink.recipe.plan import estimate
+from bethink.recipe.plan_text import plan_words
 from bethink.recipe.schema import Recipe, load_recipe
 from bethink.recipe.stages import prepare
 

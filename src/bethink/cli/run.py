@@ -50,7 +50,8 @@ def run(
     from bethink.core.console import duration, note, out
     from bethink.evaluate.results import results_table
     from bethink.recipe.inputs import missing_inputs
-    from bethink.recipe.plan import estimate, plan_table, plan_words
+    from bethink.recipe.plan import estimate
+    from bethink.recipe.plan_text import plan_table, plan_words
     from bethink.recipe.results import read_results
     from bethink.recipe.run import choose_directory, run_recipe
     from bethink.recipe.schema import load_recipe
