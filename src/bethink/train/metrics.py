@@ -61,8 +61,9 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, which may be a running or a killed process's: half a line at its end is left out."""
-    return list(read_jsonl(path, growing=True))
+    """The lines of a metrics file, which may be a running or a killed process's: half a line at its end is left out. None of a file that is
+    not there yet."""
+    return list(read_jsonl(path, growing=True)) if path.exists() else []
 
 
 def _cut(path: Path, done: int) -> None:

@@ -20,7 +20,9 @@ _SMOOTHING = 0.9
 
 
 def plot_loss(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Write directory/loss.svg and loss.png from the lines of metrics.jsonl (one at least); the modes apart where the rows tell them."""
+    """Write directory/loss.svg and loss.png from the lines of metrics.jsonl, if there is one; the modes apart where the rows tell them."""
+    if not rows:
+        return
     import matplotlib
 
     matplotlib.use("agg")

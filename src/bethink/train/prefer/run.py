@@ -114,8 +114,7 @@ def _run(
             resume_command=resume_command("prefer", config),
         )
     finally:
-        metrics = config.output / "metrics.jsonl"
-        if metrics.exists() and (rows := read_metrics(metrics)):
+        if rows := read_metrics(config.output / "metrics.jsonl"):
             plot_preferences(rows, config.output)
     if isinstance(scorer, ValueScorer):
         settings = _settings(method, trained, tokenizer)

@@ -104,10 +104,7 @@ def _run(config: PretrainConfig, files: Sequence[Path], device: torch.device) ->
             resume_command=resume_command("pretrain", config),
         )
     finally:
-        if (config.output / "metrics.jsonl").exists() and (
-            rows := read_metrics(config.output / "metrics.jsonl")
-        ):
-            plot_loss(rows, config.output)
+        plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
     trained.save(config)
     for made in (tokens, initial):
         shutil.rmtree(made, ignore_errors=True)

@@ -138,8 +138,7 @@ def _is_between(step: int, config: GRPOConfig) -> bool:
 
 def _show(config: GRPOConfig) -> None:
     """Write the plots and the page of rollouts as they are now."""
-    metrics = config.output / "metrics.jsonl"
-    if metrics.exists() and (rows := read_metrics(metrics)):
+    if rows := read_metrics(config.output / "metrics.jsonl"):
         plot_run(rows, config.output)
         plot_curriculum(rows, config.output)
         write_rollout_page(config.output / ROLLOUTS, config.output / "rollouts.html", think=config.think)
