@@ -13,10 +13,10 @@ from bethink.core.seeds import derive_seed
 from bethink.engine.dialogue import Question, Sampling
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.contamination import training_questions
-from bethink.tasks.problem import Problem, ProblemSet, question_key
+from bethink.tasks.problem import Problem, ProblemSet
 from bethink.tasks.procedural import generators
 from bethink.tasks.prompted import prompted
-from bethink.tasks.sources import load_tasks
+from bethink.tasks.sources import load_each
 
 Key = tuple[str, str, str, int]
 """(task, problem id, mode, sample): what names one completion in every file."""
@@ -60,20 +60,15 @@ def make_plan(config: EvalConfig, known_graders: Sequence[str], *, once: bool = 
     whose grader there is none for, and whatever loading the problems raises.
     """
     exclude = training_questions(config.exclude) if config.exclude else set()
-    asked: set[str] = set()
-    sets = []
-    for spec in config.tasks:
-        found = load_tasks(
-            spec,
-            size=config.size,
-            seed=config.seed,
-            split=config.split,
-            exclude=exclude,
-            asked=asked if once else None,
-            skip_bad=config.skip_bad,
-        )
-        asked.update(question_key(problem.question) for problem in found)
-        sets.append(found)
+    sets = load_each(
+        config.tasks,
+        size=config.size,
+        seed=config.seed,
+        split=config.split,
+        exclude=exclude,
+        skip_bad=config.skip_bad,
+        once=once,
+    )
     named = _named(sets, config.tasks)
     for problems in named:
         _check_graders(problems, known_graders)

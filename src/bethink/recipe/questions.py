@@ -11,8 +11,7 @@ from pathlib import Path
 
 from bethink.core.errors import BethinkError
 from bethink.evaluate.config import EvalConfig
-from bethink.tasks.problem import question_key
-from bethink.tasks.sources import file_of, load_tasks
+from bethink.tasks.sources import file_of, load_each
 
 _LARGEST = 16 << 20
 """Bytes of a stage's files together, past which they are not read for a plan: some seconds' work."""
@@ -43,10 +42,4 @@ def _stamp(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def _count(tasks: tuple[str, ...], split: str, once: bool, stamps: tuple[tuple[int, int], ...]) -> int:
     """stamps: so that a file that has changed is read again, and one that several stages ask is not."""
-    asked: set[str] = set()
-    count = 0
-    for spec in tasks:
-        found = load_tasks(spec, size=None, seed=0, split=split, asked=asked if once else None, skip_bad=True)
-        asked.update(question_key(problem.question) for problem in found)
-        count += len(found)
-    return count
+    return sum(map(len, load_each(tasks, size=None, seed=0, split=split, skip_bad=True, once=once)))

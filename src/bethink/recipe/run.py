@@ -50,11 +50,12 @@ def run_recipe(
         manifest = _open_manifest(loaded, run_dir, overrides)
         _settle_stale(manifest, stages, run_dir, redo=redo)
         manifest.stages = [_record_of(one, manifest) for one in stages]
-        _need_inputs(loaded, manifest, _up_to(stages, until))
+        wanted = _up_to(stages, until)
+        _need_inputs(loaded, manifest, wanted)
         if not all(record.state == "done" for record in manifest.stages):
             manifest.finished = None
         manifest.save(run_dir)
-        for number, one in enumerate(stages, 1):
+        for number, one in enumerate(wanted, 1):
             record = manifest.stages[number - 1]
             head = f"[{number}/{len(stages)}] {one.stage.name}"
             if record.state == "done":
@@ -62,8 +63,6 @@ def run_recipe(
             else:
                 _run_stage(one, record, manifest, run_dir, head)
                 write_results(run_dir, stages)
-            if one.stage.name == until:
-                break
         if manifest.finished is None and all(record.state == "done" for record in manifest.stages):
             manifest.finished = now()
             manifest.save(run_dir)

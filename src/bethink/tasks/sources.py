@@ -11,7 +11,7 @@ hub:openai/gsm8k/main:gsm8k                 a data set on the hub
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,29 @@ def load_tasks(
     config = parse_options(rest, spec)
     excluded = {*exclude, *(asked or ())}
     return generate(name, size, seed=seed, split=split, config=config, exclude=excluded, held_out=share)
+
+
+def load_each(
+    specs: Iterable[str],
+    *,
+    size: int | None,
+    seed: int,
+    split: str,
+    exclude: Collection[str] = (),
+    skip_bad: bool = False,
+    once: bool = False,
+) -> list[ProblemSet]:
+    """`load_tasks` of each name. once: each question but once, however often it stands in all of them."""
+    asked: set[str] | None = set() if once else None
+    sets = []
+    for spec in specs:
+        found = load_tasks(
+            spec, size=size, seed=seed, split=split, exclude=exclude, asked=asked, skip_bad=skip_bad
+        )
+        if asked is not None:
+            asked.update(question_key(problem.question) for problem in found)
+        sets.append(found)
+    return sets
 
 
 def file_of(spec: str) -> str | None:
