@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
-from bethink.chat.toggle import Mode, ThinkFormat
 from bethink.core import console
 from bethink.core.files import read_jsonl
-from bethink.engine.dialogue import open_dialogue
 from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.runner import run_eval
 from bethink.sample.config import SampleConfig
 from bethink.sample.run import run_sample
-from bethink.serve.app import create_app
-from bethink.serve.service import ServeOptions
+from serve.tiny_server import tiny_server
 
 
 @pytest.fixture(scope="module")
 def endpoint(tiny_model_dir: Path) -> Iterator[str]:
-    """The package's own server with a tiny model."""
-    think = ThinkFormat(prefilled=True)
-    dialogue = open_dialogue(str(tiny_model_dir), slots=8, dtype="float32", device="cpu", think=think)
-    app = create_app(dialogue, ServeOptions(name="tiny", mode=Mode.OFF, max_tokens=24, slots=8))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(10)
+    with tiny_server(tiny_model_dir) as server:
+        yield f"{server.url}/v1"
 
 
 def task(path: Path, questions: list[str]) -> str:

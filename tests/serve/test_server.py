@@ -13,14 +13,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
 
-from bethink.chat.toggle import Mode, ThinkFormat
 from bethink.core.errors import ConfigError
-from bethink.engine.dialogue import Dialogue, LocalDialogue, open_dialogue
-from bethink.serve.app import create_app
+from bethink.engine.dialogue import Dialogue, LocalDialogue
 from bethink.serve.server import listen
-from bethink.serve.service import ServeOptions, Service
+from bethink.serve.service import Service
+from serve.tiny_server import tiny_server
 
 # A random model's eight likeliest tokens do not include the end of turn: its text goes on to the limit.
 ENDLESS: Any = {"temperature": 1.0, "seed": 0, "extra_body": {"top_k": 8}}
@@ -37,20 +35,11 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tiny_model_dir: Path) -> Iterator[Served]:
-    # A random model does not think by itself: the prompt opens the block, the budget closes it.
-    think = ThinkFormat(prefilled=True)
-    dialogue = open_dialogue(str(tiny_model_dir), slots=8, dtype="float32", device="cpu", think=think)
-    app = create_app(dialogue, ServeOptions(name="tiny", mode=Mode.OFF, max_tokens=24, slots=8))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield Served(url, client, dialogue, app.state.service)
-    server.should_exit = True
-    thread.join(10)
+    with (
+        tiny_server(tiny_model_dir) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield Served(server.url, client, server.dialogue, server.service)
 
 
 def running(served: Served) -> int:
