@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from curate.rows import write_rows
+from processes import children
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +68,6 @@ def contents(output: Path) -> dict[str, bytes]:
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while process.poll() is None and not condition():
         time.sleep(0.005)
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bethink.verify.pool import Done, WorkerPool, in_order
+from processes import children
 
 LIMIT = 0.3
 
@@ -24,12 +25,6 @@ def pool():
 
 def run(pool: WorkerPool, job: str, *arguments: object) -> Done:
     return pool.submit(f"pool_jobs:{job}", *arguments).result(timeout=30)
-
-
-def children() -> list[int]:
-    """The worker processes alive below this one, zombies included."""
-    task = Path(f"/proc/{os.getpid()}/task")
-    return [int(pid) for thread in task.iterdir() for pid in (thread / "children").read_text().split()]
 
 
 @pytest.mark.parametrize(
@@ -114,15 +109,15 @@ def test_workers_import_neither_torch_nor_transformers() -> None:
 
 
 def test_closing_ends_running_jobs_and_leaves_no_process() -> None:
-    before = set(children())
+    before = set(children(os.getpid()))
     pool = WorkerPool(2, timeout=60)
     jobs = [pool.submit("pool_jobs:sleep") for _ in range(5)]
-    while len(set(children()) - before) < 2:
+    while len(set(children(os.getpid())) - before) < 2:
         time.sleep(0.01)
     started = time.monotonic()
     pool.close()
     assert time.monotonic() - started < 5
-    assert set(children()) <= before
+    assert set(children(os.getpid())) <= before
     assert all(job.cancelled() or job.result().error for job in jobs)
 
 

@@ -6,6 +6,7 @@ process alone is what can be told.
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import threading
@@ -26,11 +27,20 @@ def tree_memory_bytes() -> int:
         process = waiting.pop()
         try:
             total += _proportional_kib(process) * 1024
-            for thread in (_PROC / process / "task").iterdir():
-                waiting += (thread / "children").read_text().split()
+            waiting += _children(process)
         except (OSError, ValueError):
             continue  # it has ended, or it is not ours to read
     return total
+
+
+def _children(process: str) -> list[str]:
+    children: list[str] = []
+    for thread in (_PROC / process / "task").iterdir():
+        with contextlib.suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # a thread that has just ended has none
+            children += (thread / "children").read_text().split()
+    return children
 
 
 def _proportional_kib(process: str) -> int:

@@ -18,6 +18,7 @@ from attempts import probe, program
 from bethink.verify.code.layers import self_test
 from bethink.verify.code.pool import Sandboxes
 from bethink.verify.code.sandbox import Status, plans
+from processes import alive, descendants
 
 VIOLATIONS = {
     "connect": "import socket\ndef probe(): socket.create_connection(('127.0.0.1', 22), 1)",
@@ -291,27 +292,6 @@ def test_every_layer_holds(sandboxes: Sandboxes) -> None:
     )
     loose = [name for name, layer in layers.items() if not layer.active]
     assert set(loose) <= {"control group", "threads"}, loose
-
-
-def descendants(pid: int) -> list[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        below = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except (OSError, ProcessLookupError):
-        return []
-    return below + [lower for child in below for lower in descendants(child)]
-
-
-def alive(pids: list[int]) -> list[int]:
-    found = []
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
-            found.append(pid)
-    return found
 
 
 @pytest.mark.usefixtures("sandboxes")
