@@ -121,6 +121,13 @@ def grpo(
     ] = None,
     kl_estimator: Annotated[str | None, typer.Option(help="k1, k2, k3.", rich_help_panel=_LOSS)] = None,
     kl_place: Annotated[str | None, typer.Option(help="loss, reward.", rich_help_panel=_LOSS)] = None,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Of the KL term: start (the policy as it begins), base (the model below its adapter).",
+            rich_help_panel=_LOSS,
+        ),
+    ] = "start",
     reference_every: Annotated[
         int,
         typer.Option(

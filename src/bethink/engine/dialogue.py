@@ -133,9 +133,18 @@ class LocalDialogue:
         self.name = name
         self.floor_seconds = floor_seconds
 
-    def answer(self, questions: Sequence[Question], *, on_text: OnText | None = None) -> Iterator[Reply]:
-        """Yield each reply as it is complete. Raises TemplateError for messages that cannot be rendered, and what the engine raises."""
-        prompts = self._prompts(questions)
+    def answer(
+        self,
+        questions: Sequence[Question],
+        *,
+        on_text: OnText | None = None,
+        prompts: Sequence[Prompt] | None = None,
+    ) -> Iterator[Reply]:
+        """Yield each reply as it is complete. Raises TemplateError for messages that cannot be rendered, and what the engine raises.
+
+        prompts: of the questions, where `prompts` has made them already.
+        """
+        prompts = self.prompts(questions) if prompts is None else prompts
         asked = {question.id: question for question in questions}
         given = {question.id: prompt for question, prompt in zip(questions, prompts, strict=True)}
         requests = [self._request(question, given[question.id]) for question in questions]
@@ -180,8 +189,8 @@ class LocalDialogue:
             prompt_tokens=len(prompt.ids),
         )
 
-    def _prompts(self, questions: Sequence[Question]) -> list[Prompt]:
-        """The rendered prompts; samples of one question are rendered once."""
+    def prompts(self, questions: Sequence[Question]) -> list[Prompt]:
+        """The rendered prompts; samples of one question are rendered once. Raises TemplateError as `answer`."""
         rendered: dict[Any, Prompt] = {}
         prompts = []
         for question in questions:

@@ -217,7 +217,7 @@ def sampling_memory(config: Any, assume: Assume) -> int | None:
     if sizes is None or shape is None:
         return None
     reference = 0
-    if config.objective.kl:
+    if config.objective.kl and not config.reference_is_base:
         reference = 2 * parameters(shape, sizes) if config.full else 4 * _adapter(shape, config.rank)
     return round(2 * cache_values(shape, config.max_tokens)) + reference
 

@@ -156,6 +156,47 @@ def test_a_reference_that_follows_starts_at_no_divergence_again(
     assert all(("kl_penalty" in row) == (place == "reward") for row in rows)
 
 
+@pytest.mark.parametrize("place", ["loss", "reward"])
+def test_the_base_below_a_fresh_adapter_is_where_the_policy_began(
+    make_grpo: Make, tmp_path: Path, place: str
+) -> None:
+    kl: dict[int, list[float]] = {}
+    for every in (0, 1000):  # the adapter switched off, and a copy of it as it began
+        config = make_grpo(kl=0.1, kl_place=place, steps=4, lr=1e-2, reference_every=every)
+        run_grpo(config.model_copy(update={"output": tmp_path / str(every)}))
+        kl[every] = [row["kl"] for row in read_metrics(tmp_path / str(every) / "metrics.jsonl")]
+    assert kl[0][0] < 1e-9
+    assert kl[0][-1] > 1e-5
+    assert kl[0] == pytest.approx(kl[1000], rel=1e-3, abs=1e-9)
+
+
+def test_a_reference_is_the_policy_at_the_start_or_the_base_below(make_grpo: Make, tmp_path: Path) -> None:
+    first = run_grpo(make_grpo(lr=1e-2))
+    kl = {}
+    for reference in ("start", "base"):
+        config = make_grpo(
+            adapter=first.path, reference=reference, kl=0.1, steps=1, output=tmp_path / reference
+        )
+        run_grpo(config)
+        kl[reference] = read_metrics(config.output / "metrics.jsonl")[0]["kl"]
+    assert kl["start"] < 1e-9
+    assert kl["base"] > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"full": True}, "no base below"),
+        ({"reference_every": 5}, "leave --reference-every out"),
+    ],
+)
+def test_a_base_that_cannot_be_the_reference_is_said(
+    make_grpo: Make, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_grpo(reference="base", kl=0.1, **changes)
+
+
 def test_a_problem_drawn_again_in_a_step_is_sampled_anew(make_grpo: Make, tmp_path: Path) -> None:
     settings = {"problems": 4, "steps": 2, "modes": "on=0.5,off=0.5", "seed": random.randrange(2**31)}
     print(settings)

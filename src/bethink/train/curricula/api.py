@@ -33,7 +33,7 @@ class Curriculum(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that draws and observations have changed, as JSON."""
+        """All that draws and observations have changed, as JSON; later ones leave what was given here as it is."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

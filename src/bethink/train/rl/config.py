@@ -68,6 +68,7 @@ class GRPOConfig(TrainingConfig):
     kl: float | None = Field(None, ge=0)
     kl_estimator: KLEstimator | None = None
     kl_place: KLPlace | None = None
+    reference: Literal["start", "base"] = "start"
     reference_every: int = Field(0, ge=0)
     importance_cap: float = Field(2.0, ge=0)
     overlong: Literal["score", "mask"] = "score"
@@ -145,8 +146,12 @@ class GRPOConfig(TrainingConfig):
     def _consistent(self) -> Self:
         if self.adapter is not None and "+" in self.model:
             raise ValueError("the adapter is named twice: after `+` and by --adapter")
-        if self.full and (self.adapter is not None or "+" in self.model):
+        if self.full and self.has_adapter:
             raise ValueError("--full trains all weights and an adapter is given: leave one of them out")
+        if self.reference == "base" and self.full:
+            raise ValueError("--full leaves no base below what is trained: the reference can only be `start`")
+        if self.reference == "base" and self.reference_every:
+            raise ValueError("the reference is `base`, which stays: leave --reference-every out")
         if self.curriculum == "progressive" and self.pass_rates is None:
             raise ValueError("the progressive curriculum needs --pass-rates (written by `bethink sample`)")
         if self.curriculum == "mastery" and len(self.tasks) < 2:
@@ -165,6 +170,16 @@ class GRPOConfig(TrainingConfig):
         return ALGORITHMS[self.algorithm].replaced(
             {name: value for name in _CHOICES if (value := getattr(self, name)) is not None}
         )
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the model comes with an adapter, which is trained on."""
+        return self.adapter is not None or "+" in self.model
+
+    @property
+    def reference_is_base(self) -> bool:
+        """Whether a KL term's reference is the model below its adapter, so that no copy is kept: a fresh adapter starts as the base."""
+        return self.reference == "base" or not (self.full or self.has_adapter or self.reference_every)
 
     @property
     def batch_size(self) -> int:

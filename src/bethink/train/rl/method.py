@@ -26,6 +26,7 @@ from bethink.train.batch import PackedBatch, packed_batches
 from bethink.train.curricula.api import Curriculum
 from bethink.train.floor import StepFloor
 from bethink.train.forward import forward, logprobs
+from bethink.train.rl.ahead import Ahead
 from bethink.train.rl.choices import Objective
 from bethink.train.rl.held_out import HeldOut
 from bethink.train.rl.log import RolloutLog
@@ -40,12 +41,13 @@ from bethink.train.rl.watch import Watch
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes of a run. refills: further draws a step may make in place of groups without signal. longest: tokens of a completion.
+    """Sizes of a run. steps: of the whole run; refills: further draws a step may make in place of groups without signal. longest: tokens of a completion.
 
     cap: of the importance weight between sampler and trainer. capacity: tokens in a micro-batch. temperature: of the policy that is
     sampled and trained.
     """
 
+    steps: int
     problems_per_step: int
     updates_per_step: int
     refills: int
@@ -80,6 +82,7 @@ class GRPOMethod:
     ) -> None:
         self.held_out = held_out
         self.model, self.sampler, self.curriculum = model, sampler, curriculum
+        self.ahead = Ahead(sampler, curriculum, count=plan.problems_per_step, steps=plan.steps)
         self.objective, self.plan, self.log, self.device = objective, plan, log, device
         self.reference, self.first, self.watch, self.floor = reference, first, watch, floor
         self._groups: list[Group] = []
@@ -111,21 +114,22 @@ class GRPOMethod:
 
     def _collect(self, step: int) -> list[Group]:
         """The groups of a step; those without signal are replaced by further draws, as often as the plan allows."""
-        wanted = self.plan.problems_per_step
+        asked = self.ahead.take(step)
         with sampling_weights(self.model):
             self.model.eval()
-            groups = self.sampler.groups(step, self.curriculum.draw(step, wanted))
+            groups = self.sampler.groups(asked)
             self._sampled = list(groups)
             for refill in range(1, self.plan.refills + 1):
                 lacking = len({(group.index, group.occurrence) for group in groups if not group.has_signal})
                 if not lacking:
                     break
-                more = self.sampler.groups(step, self.curriculum.draw(step, lacking, refill), refill)
+                asked = self.sampler.ask(step, self.curriculum.draw(step, lacking, refill), refill)
+                more = self.sampler.groups(asked)
                 self._sampled += more
                 useful = [group for group in more if group.has_signal]
                 groups = _replaced(groups, useful)
         self.first.judge(step, self._sampled)
-        self.curriculum.observe(step, _pass_rates(self._sampled))
+        self.ahead.settle(step, _pass_rates(self._sampled))
         return groups
 
     def _split(self, step: int) -> list[Update]:
@@ -222,7 +226,7 @@ class GRPOMethod:
         own = {"kl": self._kl_in_reward} if self.objective.kl_in_reward else {}
         row = summarize(self._sampled, self._groups, Counter({**sums, **own}))
         row["mismatch_max"] = round(self._worst_mismatch, 6) if row["learned_tokens"] else None
-        row |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
+        row |= {f"curriculum/{name}": value for name, value in self.ahead.metrics.items()}
         if self.floor is not None:
             row["floor_seconds"] = self._floor_seconds
         row["rollout_seconds"] = round(self._rollout_seconds, 3)
@@ -248,8 +252,8 @@ class GRPOMethod:
             return self.held_out.evaluate(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The curriculum's."""
-        return {"curriculum": self.curriculum.state_dict()}
+        """The curriculum's, as the step left it."""
+        return {"curriculum": self.ahead.state}
 
     def tensors(self) -> Mapping[str, Tensor]:
         """The reference's, where it has moved on."""
@@ -257,7 +261,7 @@ class GRPOMethod:
 
     def load_state_dict(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` and `tensors` gave."""
-        self.curriculum.load_state_dict(state["curriculum"])
+        self.ahead.load(state["curriculum"])
         if self.reference is not None:
             self.reference.load(tensors)
 

@@ -1,24 +1,66 @@
-"""The policy that a KL term holds on to: the trained parameters as they were at some step.
+"""The policy that a KL term holds on to: the model below its adapter, or the trained parameters as they were at some step.
 
-Only what is trained is kept. For an adapter that is a few million numbers, and a fresh adapter's reference is the model with its adapter
-off; for a model trained as a whole it is a second copy.
+Where the reference is the model below the adapter the adapter is switched off and nothing is kept. Everything else is a copy of what is
+trained: a few million numbers of an adapter, or a second copy of a model that is trained as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bethink.models.lora import trainable
+from bethink.models.lora import trainable, without_adapter
 
 _PREFIX = "reference."
 
 
-class Reference:
-    """every: after so many steps the reference becomes the policy of then (DeepSeek-R1-Zero: 400); 0 keeps the first for good."""
+class Reference(Protocol):
+    """What the training method asks of either."""
+
+    def acting(self) -> AbstractContextManager[None]:
+        """Within the block the model is the reference."""
+        ...
+
+    def before(self, step: int) -> None:
+        """Called before every step (0-based)."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a resumed run cannot make again."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        ...
+
+
+class AdapterOff:
+    """The model below its adapter. Takes no memory and has no state."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def acting(self) -> AbstractContextManager[None]:
+        """Within the block the adapter is off."""
+        return without_adapter(self._model)
+
+    def before(self, step: int) -> None:
+        """It stays what it is."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """There is nothing to put back."""
+
+
+class FrozenCopy:
+    """A copy of what is trained. every: after so many steps it becomes the policy of then (DeepSeek-R1-Zero: 400); 0 keeps the first."""
 
     def __init__(self, model: nn.Module, every: int) -> None:
         self._model, self._every = model, every
@@ -26,12 +68,12 @@ class Reference:
 
     @staticmethod
     def bytes_of(model: nn.Module) -> int:
-        """Memory that a model's reference takes."""
+        """Memory that a model's copy takes."""
         return sum(parameter.numel() * parameter.element_size() for _, parameter in trainable(model))
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Within the block the model is the reference."""
+        """Within the block the trained parameters are the kept ones."""
         parameters = dict(trainable(self._model))
         policy = {name: parameter.data for name, parameter in parameters.items()}
         try:
@@ -43,12 +85,12 @@ class Reference:
                 parameter.data = policy[name]
 
     def before(self, step: int) -> None:
-        """Called before every step: take the policy over where it is time to."""
+        """Take the policy over where it is time to."""
         if self._every and step and step % self._every == 0:
             self._kept = self._copies()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a resumed run cannot make again."""
+        """The copy, where it is not the one the run began with."""
         return {f"{_PREFIX}{name}": tensor for name, tensor in self._kept.items()} if self._every else {}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from statistics import fmean
 
+from bethink.chat.render import Prompt
 from bethink.chat.toggle import Mode
 from bethink.core.seeds import derive_seed
 from bethink.engine.api import FinishReason
@@ -92,6 +93,26 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a draw asks: its groups, still empty, and their questions, one a completion, with the prompt of each.
+
+    The id of a question is the place of its group and its number in it, as in 3/0.
+    """
+
+    groups: list[Group]
+    questions: list[Question]
+    prompts: list[Prompt]
+
+    @property
+    def problems(self) -> dict[str, Problem]:
+        """Question id → the problem asked."""
+        return {
+            question.id: self.groups[int(question.id.partition("/")[0])].problem
+            for question in self.questions
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Graders:
     """Where slow graders and where programs run."""
 
@@ -116,27 +137,35 @@ class Sampler:
     seed: int
     mask_truncated: bool = False
 
-    def groups(self, step: int, indices: Sequence[int], refill: int = 0) -> list[Group]:
-        """The groups of these problems, a problem rolled out in both modes giving two."""
+    def ask(self, step: int, indices: Sequence[int], refill: int = 0) -> Asked:
+        """What is asked of these problems, a problem rolled out in both modes giving two groups. Touches no model.
+
+        Raises TemplateError for a problem that cannot be rendered.
+        """
         groups = [
             Group(index, self.problems[index], mode, refill=refill, occurrence=occurrence)
             for index, occurrence in zip(indices, occurrences(indices), strict=True)
             for mode in self._modes_of(step, index, refill, occurrence)
         ]
-        asked = {
-            f"{place}/{number}": (group, self._seed(step, refill, group, number))
+        questions = [
+            Question(
+                f"{place}/{number}",
+                group.problem.messages,
+                group.mode,
+                Sampling(self.max_tokens, 1.0, seed=self._seed(step, refill, group, number)),
+            )
             for place, group in enumerate(groups)
             for number in range(self.group_size)
-        }
-        questions = [
-            Question(id_, group.problem.messages, group.mode, Sampling(self.max_tokens, 1.0, seed=seed))
-            for id_, (group, seed) in asked.items()
         ]
+        return Asked(groups, questions, self.dialogue.prompts(questions))
+
+    def groups(self, asked: Asked) -> list[Group]:
+        """The groups asked for, with what was sampled, graded and rewarded."""
         answers = answer_and_grade(
-            self.dialogue, questions, {id_: group.problem for id_, (group, _) in asked.items()}, self.graders
+            self.dialogue, asked.questions, asked.problems, self.graders, prompts=asked.prompts
         )
         think = self.dialogue.renderer.think
-        for place, group in enumerate(groups):
+        for place, group in enumerate(asked.groups):
             ids = [f"{place}/{number}" for number in range(self.group_size)]
             attempts = [
                 Attempt(
@@ -157,7 +186,7 @@ class Sampler:
             scores = self.rewards.score(attempts)
             for id_, attempt, scored in zip(ids, attempts, scores, strict=True):
                 group.rollouts.append(self._rollout(answers[id_][0], attempt, scored))
-        return groups
+        return asked.groups
 
     def floor_seconds(self) -> float:
         """Least time the device can take for all that was sampled so far; 0 where its speed is not known."""
@@ -198,14 +227,22 @@ def occurrences(indices: Sequence[int]) -> list[int]:
 
 
 def answer_and_grade(
-    dialogue: LocalDialogue, questions: Sequence[Question], problems: Mapping[str, Problem], graders: Graders
+    dialogue: LocalDialogue,
+    questions: Sequence[Question],
+    problems: Mapping[str, Problem],
+    graders: Graders,
+    *,
+    prompts: Sequence[Prompt] | None = None,
 ) -> dict[str, tuple[Reply, Verdict]]:
-    """The reply to every question and its verdict, by id, in the order they finish. problems: by the id of their question."""
+    """The reply to every question and its verdict, by id, in the order they finish.
+
+    problems: by the id of their question; prompts: of the questions, where they are rendered already.
+    """
     replies: dict[str, Reply] = {}
 
     def finished() -> Iterator[GradeItem]:
         """Grading begins while the rest is sampled."""
-        for reply in dialogue.answer(questions):
+        for reply in dialogue.answer(questions, prompts=prompts):
             replies[reply.id] = reply
             yield as_item(problems[reply.id], reply.text, truncated=_truncated(reply), opened=reply.opened)
 

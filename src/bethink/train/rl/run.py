@@ -54,7 +54,7 @@ from bethink.train.rl.log import RolloutLog
 from bethink.train.rl.method import GRPOMethod, Plan
 from bethink.train.rl.plot import plot_run
 from bethink.train.rl.preflight import FirstBatch, Thresholds
-from bethink.train.rl.reference import Reference
+from bethink.train.rl.reference import AdapterOff, FrozenCopy, Reference
 from bethink.train.rl.rollouts import Graders, Sampler
 from bethink.train.rl.unjudged import require_graders, require_rewards
 from bethink.train.rl.watch import Watch
@@ -100,7 +100,8 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     trained = load_on(config, located, device)
     prove_head(trained.model)
     capacity = capacity_of(config, device)
-    reference = Reference.bytes_of(trained.model) if config.objective.kl else 0
+    copied = config.objective.kl and not config.reference_is_base
+    reference = FrozenCopy.bytes_of(trained.model) if copied else 0
     fit(
         config,
         trained.model,
@@ -172,6 +173,7 @@ def _method(
     )
     speed = speed_of(str(device), model.dtype)
     plan = Plan(
+        steps=config.steps,
         problems_per_step=config.problems_per_step,
         updates_per_step=config.updates_per_step,
         refills=config.refills,
@@ -193,10 +195,14 @@ def _method(
         device=device,
         first=FirstBatch(config.output, thresholds, graders),
         watch=Watch(read_metrics(config.output / "metrics.jsonl")[:done] if done else []),
-        reference=Reference(model, config.reference_every) if objective.kl else None,
+        reference=_reference(config, model) if objective.kl else None,
         held_out=_held_out(config, held_out, sampler) if held_out else None,
         floor=StepFloor.of(model, speed) if speed else None,
     )
+
+
+def _reference(config: GRPOConfig, model: PreTrainedModel) -> Reference:
+    return AdapterOff(model) if config.reference_is_base else FrozenCopy(model, config.reference_every)
 
 
 def _held_out(config: GRPOConfig, of_tasks: Sequence[Sequence[Problem]], sampler: Sampler) -> HeldOut:
