@@ -6,7 +6,6 @@ loss is loss.py's, the teacher teacher.py's, ask.py's and store.py's, the studen
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.console import note, warn
+from bethink.core.console import warn
 from bethink.core.errors import ModelError
 from bethink.core.seeds import derive_seed
 from bethink.models.checkpointing import enable
@@ -47,18 +46,13 @@ from bethink.train.frame import (
     lay_out_new,
     load_new,
     loop_config,
-    result,
 )
-from bethink.train.loop import train
-from bethink.train.metrics import read_metrics
-from bethink.train.plot import plot_loss
 from bethink.train.problems import load_problems, write_problems
-from bethink.train.resume import resume_command
 from bethink.train.rows import data_files
 from bethink.train.schedule import Schedule
-from bethink.train.sft.forecast import Forecast, summary
+from bethink.train.sft.forecast import Forecast
 from bethink.train.sft.preflight import Preflight, check, survey
-from bethink.train.sft.run import sample_pair, stores, thresholds
+from bethink.train.sft.run import learn, sample_pair, stores, thresholds
 from bethink.train.sft.samples import SamplePair
 from bethink.train.token_store import TokenStore
 
@@ -141,7 +135,6 @@ class _Ready:
     at. live: the teacher, where it stands beside the student. floor: of the student's training, where the device's speed is known.
     """
 
-    trained: Trained
     data: _Data | None
     found: Preflight | None
     lessons: Lessons
@@ -152,8 +145,13 @@ class _Ready:
 
 def _run(given: _Given) -> TrainResult:
     config, tokenizer, device, capacity = given.config, given.tokenizer, given.device, given.capacity
-    ready = _together(given) if config.store_teacher is None else _one_after_the_other(given)
-    model, data, found = ready.trained.model, ready.data, ready.found
+    if config.store_teacher is None:
+        trained = given.load_student()
+        ready = _together(given, trained.model)
+    else:  # The teacher is let go of before the student is read: memory must hold the larger of the two.
+        ready = _ask_first(given)
+        trained = given.load_student()
+    model, data, found = trained.model, ready.data, ready.found
     if found is not None:
         found.recompute = enable(model, found.recompute)
     mixture = _mixture(config, tokenizer, data)
@@ -172,60 +170,34 @@ def _run(given: _Given) -> TrainResult:
     )
     # How long the student's own completions get, nobody knows beforehand.
     alone = ready.floor if ready.live is None else None
-    forecast = found and not config.own_share and Forecast(found, alone, config.output, capacity, device)
-    try:
-        train(
-            model,
-            method,
-            loop_config(config, mixture.steps, eval_every),
-            config.output,
-            masters=ready.trained.masters,
-            resume_command=resume_command("distill", config),
-            on_step=forecast or (lambda row: None),
-        )
-    except KeyboardInterrupt:
-        plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
-        raise
-    metrics = read_metrics(config.output / "metrics.jsonl")
-    note(summary(metrics))
-    plot_loss(metrics, config.output)
-    ready.trained.save(config)
-    shutil.rmtree(config.output / ".tokens", ignore_errors=True)
-    shutil.rmtree(config.output / ".tokens-eval", ignore_errors=True)
-    return result(config)
+    forecast = None
+    if found is not None and not config.own_share:
+        forecast = Forecast(found, alone, config.output, capacity, device)
+    loop = loop_config(config, mixture.steps, eval_every)
+    return learn(config, trained, method, loop, forecast, verb="distill")
 
 
-def _together(given: _Given) -> _Ready:
+def _together(given: _Given, model: PreTrainedModel) -> _Ready:
     """The teacher stands beside the student."""
     config = given.config
-    trained = given.load_student()
-    data = _data(given, trained.model) if given.files else None
+    data = _data(given, model) if given.files else None
     live = given.load_teacher()
     # With a teacher beside it the floor of training alone says little about a step.
-    found = _preflight(given, trained.model, data, None) if data else None
+    found = _preflight(given, model, data, None) if data else None
     if found is None:
-        fit(config, trained.model, max(given.capacity, config.completion_tokens))
+        fit(config, model, max(given.capacity, config.completion_tokens))
     return _Ready(
-        trained,
         data,
         found,
         Lessons(live, data.rows if data else None),
         Lessons(live, data.held_out if data else None),
         live,
-        StepFloor.of(trained.model, given.speed) if given.speed else None,
+        StepFloor.of(model, given.speed) if given.speed else None,
     )
 
 
-def _one_after_the_other(given: _Given) -> _Ready:
-    """The teacher is asked and let go of before the student is read: memory must hold the larger of the two."""
-    asked = _ask_first(given)
-    return _Ready(given.load_student(), *asked)
-
-
-def _ask_first(
-    given: _Given,
-) -> tuple[_Data, Preflight, Lessons, Lessons, None, StepFloor | None]:
-    """What the teacher says, from its store, and the rest of `_Ready`.
+def _ask_first(given: _Given) -> _Ready:
+    """The teacher speaks from its store.
 
     Rows and memory are looked at before, on the student without its weights, so that what stops the run does so before the teacher's pass.
     """
@@ -234,7 +206,7 @@ def _ask_first(
     data = _data(given, outline)
     floor = StepFloor.of(outline, given.speed) if given.speed else None
     found = _preflight(given, outline, data, floor)
-    asked = asked_once(
+    lessons, later = asked_once(
         given.config,
         given.teacher,
         data.rows,
@@ -243,7 +215,7 @@ def _ask_first(
         device=given.device,
         capacity=given.capacity,
     )
-    return data, found, *asked, None, floor
+    return _Ready(data, found, lessons, later, None, floor)
 
 
 def _data(given: _Given, model: PreTrainedModel) -> _Data:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bethink.core.files import dump_line, explain_os_errors, write_text
-from bethink.train.rl.rollouts import Group, Rollout
+from bethink.train.rl.rollouts import Group
 
 NAME = "rollouts.jsonl"
 
@@ -24,14 +24,9 @@ class RolloutLog:
     def write(self, step: int, groups: Iterable[Group], trained: frozenset[int]) -> None:
         """The rollouts of `step` (1-based), on disk when this returns. trained: the ids of the groups that were learned from."""
         lines = [
-            dump_line(
-                _row(step, group, number, rollout, id(group) in trained)
-                | {"paid_though_wrong": paid_though_wrong}
-            )
+            dump_line(_row(step, group, number, trained=id(group) in trained))
             for group in groups
-            for number, (rollout, paid_though_wrong) in enumerate(
-                zip(group.rollouts, group.paid_though_wrong, strict=True)
-            )
+            for number in range(len(group.rollouts))
         ]
         with explain_os_errors(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write("".join(lines))
@@ -39,7 +34,8 @@ class RolloutLog:
             os.fsync(handle.fileno())
 
 
-def _row(step: int, group: Group, number: int, rollout: Rollout, trained: bool) -> dict[str, Any]:
+def _row(step: int, group: Group, number: int, *, trained: bool) -> dict[str, Any]:
+    rollout = group.rollouts[number]
     attempt, verdict = rollout.attempt, rollout.attempt.verdict
     count = max(len(rollout.logprobs), 1)
     return {
@@ -63,6 +59,7 @@ def _row(step: int, group: Group, number: int, rollout: Rollout, trained: bool) 
         "truncated": attempt.truncated,
         "opened": attempt.opened,
         "masked": not rollout.counts,
+        "paid_though_wrong": group.paid_though_wrong[number],
         "mean_logprob": round(sum(rollout.logprobs) / count, 6),
         "refill": group.refill,
         "trained": trained and rollout.counts,

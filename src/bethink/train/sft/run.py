@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -27,6 +28,7 @@ from bethink.models.machine import resolve_device, torch_dtype
 from bethink.train.floor import StepFloor
 from bethink.train.forward import prove_head
 from bethink.train.frame import (
+    Trained,
     TrainResult,
     capacity_of,
     claimed_output,
@@ -35,7 +37,7 @@ from bethink.train.frame import (
     loop_config,
     result,
 )
-from bethink.train.loop import train
+from bethink.train.loop import LoopConfig, Method, train
 from bethink.train.metrics import read_metrics
 from bethink.train.plot import plot_loss
 from bethink.train.resume import resume_command
@@ -93,15 +95,33 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     method = SFTMethod(
         model, store, held_out, schedule, capacity=capacity, device=device, samples=samples, floor=floor
     )
+    forecast = Forecast(found, floor, config.output, capacity, device)
+    loop = loop_config(config, schedule.steps, eval_every)
+    return learn(config, trained, method, loop, forecast, verb="sft")
+
+
+def learn(
+    config: SFTConfig,
+    trained: Trained,
+    method: Method[Any],
+    loop: LoopConfig,
+    forecast: Forecast | None,
+    *,
+    verb: str,
+) -> TrainResult:
+    """Train on rows, draw the curve, save what was trained, and remove the tokens that `stores` wrote.
+
+    verb: of the command that resumes. Raises what `loop.train` raises.
+    """
     try:
         train(
-            model,
+            trained.model,
             method,
-            loop_config(config, schedule.steps, eval_every),
+            loop,
             config.output,
             masters=trained.masters,
-            resume_command=resume_command("sft", config),
-            on_step=Forecast(found, floor, config.output, capacity, device),
+            resume_command=resume_command(verb, config),
+            on_step=forecast or (lambda row: None),
         )
     except KeyboardInterrupt:
         plot_loss(read_metrics(config.output / "metrics.jsonl"), config.output)
