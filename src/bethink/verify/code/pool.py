@@ -58,9 +58,10 @@ class Sandboxes:
         return self._threads.submit(work, self)
 
     @contextmanager
-    def take(self) -> Iterator[Sandbox]:
-        """A fresh sandbox, for one program. Raises EndedError (infra_error) when none can be started."""
+    def take(self, cases: int = 1) -> Iterator[Sandbox]:
+        """A fresh sandbox, for one program. cases: how many it will be tried on. Raises EndedError (infra_error) when none can be started."""
         sandbox = self._next()
+        sandbox.cases = cases
         try:
             sandbox.wait_until_ready()
             yield sandbox

@@ -49,12 +49,14 @@ class Status(StrEnum):
 class Limits:
     """What one program may use.
 
-    seconds: of processor time (whole seconds, rounded up); wall_seconds: by the clock, by default four times as many, so that a busy
-    machine changes no verdict; memory: bytes of address space; scratch: bytes of /tmp; reply: bytes of one answer.
+    seconds: of processor time, for one case (a call, a run on one input, a whole test of the data set's own); wall_seconds: by the clock,
+    by default four times as many, so that a busy machine changes no verdict; together: all cases of a program may take so many times the
+    time of one; memory: bytes of address space; scratch: bytes of /tmp; reply: bytes of one answer.
     """
 
     seconds: float = 5.0
     wall_seconds: float | None = None
+    together: int = 10
     memory: int = 2**30
     scratch: int = 64 * 2**20
     reply: int = 4 * 2**20
@@ -64,6 +66,10 @@ class Limits:
     @property
     def clock(self) -> float:
         return 4 * self.seconds if self.wall_seconds is None else self.wall_seconds
+
+    def shares(self, cases: int) -> int:
+        """How many times the time of one case so many of them may take together."""
+        return min(cases, self.together)
 
 
 @dataclass(frozen=True, slots=True)
