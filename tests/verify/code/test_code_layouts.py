@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,27 @@ def test_without_bubblewrap_programs_are_refused_unless_the_risk_is_taken(
     assert [json.loads(line)["verdict"] for line in output.read_text().splitlines()] == ["correct", "wrong"]
     warned = " ".join(capsys.readouterr().err.split())
     assert warned.count("delete your files") == 1
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "unsafe"),
+    [("Darwin", "arm64", True), ("Windows", "AMD64", False), ("Linux", "riscv64", True)],
+)
+def test_where_there_can_be_no_sandbox_none_is_to_be_installed(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, unsafe: bool
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(PreflightError) as refused:
+        Sandboxes(1)
+    assert f"needs Linux on x86_64 or aarch64 (this is {system} on {machine})" in refused.value.what
+    fix = str(refused.value.fix)
+    assert "Linux container" in fix
+    assert "bubblewrap" not in fix
+    assert ("--unsafe-code" in fix) == unsafe
+    if not unsafe:
+        with pytest.raises(PreflightError, match="needs Linux"):
+            Sandboxes(1, unsafe=True)
 
 
 def test_without_a_sandbox_programs_still_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,12 @@ class Sandbox:
                 " ".join(ended["said"].split()) or str(error) or f"it ended with exit code {ended['code']}"
             )
             raise EndedError(Status.INFRA_ERROR, detail) from None
-        self._ready, self.uid, self.filtered = True, told["uid"], told["filtered"]
+        self.uid, self.filtered = told["uid"], told["filtered"]
+        settings = self._warden.settings
+        if settings["bounded"] and settings["filter"] and not self.filtered:
+            self.end()
+            raise EndedError(Status.INFRA_ERROR, "the kernel did not take the filter of system calls")
+        self._ready = True
 
     def ask(self, message: Message) -> Message:
         """The answer to a message. The time of all of them runs from the first one on.
@@ -331,6 +336,11 @@ class Warden:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kill it as it stands, so that it ends nothing by itself."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End it, and with it every sandbox."""

@@ -19,7 +19,7 @@ from bethink.core.console import warn
 from bethink.core.errors import BethinkError
 from bethink.tasks.problem import Problem
 from bethink.verify.code.live import EndedError, NotStartedError, Sandbox, Warden
-from bethink.verify.code.sandbox import RISK, Limits, Plan, Status, plans, refusal, unsafe_plan
+from bethink.verify.code.sandbox import Limits, Plan, Status, plans, refusal, risk, unsafe_plan
 from bethink.verify.pool import OnePerProcess, available_cores
 
 Result = TypeVar("Result")
@@ -43,6 +43,8 @@ class Sandboxes:
         self._waiting: deque[Sandbox] = deque()
         self._alive: set[Sandbox] = set()
         self._closed = False
+        self.filtered = False
+        """Whether the kernel took the filter of system calls. In a sandbox it always has: there is none without."""
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="bethink-code")
         self._warden, self.plan = self._open(unsafe)
         self._filler = threading.Thread(target=self._fill, name="bethink-sandboxes", daemon=True)
@@ -105,12 +107,13 @@ class Sandboxes:
                 reasons.append(str(error))
         if not unsafe:
             raise refusal(reasons)
-        warn(RISK)
         plan = unsafe_plan()
         try:
-            return self._try(plan), plan
+            warden = self._try(plan)
         except NotStartedError as error:
             raise BethinkError(f"no process could be started to run programs in: {error}") from None
+        warn(risk(filtered=self.filtered))
+        return warden, plan
 
     def _try(self, plan: Plan) -> Warden:
         warden = Warden(plan, self.limits, most=3 * self.workers + 1)
@@ -118,6 +121,7 @@ class Sandboxes:
             sandbox = Sandbox(warden, self.limits)
             try:
                 sandbox.wait_until_ready()
+                self.filtered = sandbox.filtered
             finally:
                 sandbox.end()
         except EndedError as error:
