@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from textwrap import dedent
 
-from bethink.verify.code.live import EndedError, Sandbox, Warden
+from bethink.verify.code.live import EndedError, NotStartedError, Sandbox, Warden
 from bethink.verify.code.pool import Sandboxes
 from bethink.verify.code.run import Result, run
 from bethink.verify.code.sandbox import Limits, Plan, Status
@@ -101,7 +102,7 @@ _FORBIDDEN: dict[str, tuple[str, str]] = {
 """Layer → what it promises, and a program that must end as a violation."""
 
 _LIMITS = Limits(seconds=5, memory=_MEMORY)
-_BRIEF = Limits(seconds=0.2, wall_seconds=20)
+_BRIEF = Limits(seconds=0.2, wall_seconds=10)
 _LATE = Limits(wall_seconds=0.3)
 _DIES_WITHIN = 2.0
 """Seconds."""
@@ -152,18 +153,15 @@ def _output(sandboxes: Sandboxes) -> list[Layer]:
 
 
 def _processor_time(unsafe: bool) -> Layer:
-    """A program that computes without end, and has lifted what bound its processor time as far as it can be lifted."""
+    """A program that computes without end, deaf to warnings and with its own limit lifted as far as it can be."""
     code = """
         import resource, signal
         signal.signal(signal.SIGXCPU, signal.SIG_IGN)
-        hardest = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        try:
-            resource.setrlimit(resource.RLIMIT_CPU, (-1, -1))
-            hardest = -1
-        except (ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CPU, (hardest, hardest))
+        for most in (-1, resource.getrlimit(resource.RLIMIT_CPU)[1]):
+            try: resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+            except (ValueError, OSError): pass
         def probe():
-            while hardest != -1: pass
+            while True: pass
     """
     with Sandboxes(1, limits=_BRIEF, unsafe=unsafe) as sandboxes:
         ended = sandboxes.submit(_attempt(code)).result()
@@ -179,8 +177,8 @@ def _clock(unsafe: bool) -> Layer:
 
 def _end_with_parent(plan: Plan) -> Layer:
     """The process that starts sandboxes is killed, so that it ends nothing itself, and one of its sandboxes is asked whether it lives."""
-    warden = Warden(plan, _LIMITS, most=1)
-    try:
+    held = False
+    with suppress(EndedError, NotStartedError), closing(Warden(plan, _LIMITS, most=1)) as warden:
         sandbox = Sandbox(warden, _LIMITS)
         try:
             sandbox.wait_until_ready()
@@ -188,8 +186,6 @@ def _end_with_parent(plan: Plan) -> Layer:
             held = _dies(sandbox)
         finally:
             sandbox.end()
-    finally:
-        warden.close()
     return Layer("die with parent", held, "ended by the kernel when what started it is killed")
 
 
