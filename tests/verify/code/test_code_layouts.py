@@ -17,6 +17,7 @@ from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.runner import run_eval
 from bethink.tasks.files import load_problems
 from bethink.verify.code import pool as code_pool
+from bethink.verify.code.options import CodeOptions
 from bethink.verify.code.pool import Sandboxes
 from bethink.verify.code.run import run
 from bethink.verify.code.sandbox import Limits, Status
@@ -397,7 +398,7 @@ def test_without_bubblewrap_programs_are_refused_unless_the_risk_is_taken(
     with pytest.raises(PreflightError, match="bubblewrap.*--unsafe-code|--unsafe-code"):
         grade_file(source, output, workers=1)
     assert not output.exists()
-    grade_file(source, output, workers=1, overwrite=True, unsafe_code=True)
+    grade_file(source, output, workers=1, overwrite=True, code=CodeOptions(unsafe_code=True))
     assert [json.loads(line)["verdict"] for line in output.read_text().splitlines()] == ["correct", "wrong"]
     warned = " ".join(capsys.readouterr().err.split())
     assert warned.count("delete your files") == 1

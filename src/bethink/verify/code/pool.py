@@ -19,6 +19,7 @@ from bethink.core.console import warn
 from bethink.core.errors import BethinkError
 from bethink.tasks.problem import Problem
 from bethink.verify.code.live import EndedError, NotStartedError, Sandbox, Warden
+from bethink.verify.code.options import CodeOptions
 from bethink.verify.code.sandbox import Limits, Plan, Status, plans, refusal, risk, unsafe_plan
 from bethink.verify.pool import OnePerProcess, available_cores
 
@@ -180,21 +181,21 @@ class Sandboxes:
                 self._waiting.append(sandbox)
 
 
-def require_sandbox(*, unsafe: bool = False) -> None:
-    """Raises PreflightError where programs cannot be run in a sandbox, unless `unsafe` accepts that."""
-    if unsafe:
+def require_sandbox(options: CodeOptions) -> None:
+    """Raises PreflightError where programs cannot be run in a sandbox, unless the options accept that."""
+    if options.unsafe_code:
         return
-    with Sandboxes(1):
+    with Sandboxes(1, limits=options.code_limits):
         pass
 
 
 def sandboxes_for(
-    problems: Iterable[Problem], workers: int | None, *, unsafe: bool
+    problems: Iterable[Problem], workers: int | None, options: CodeOptions
 ) -> AbstractContextManager[Sandboxes | None]:
     """Where programs run, if any of the problems asks for one."""
     if not any(problem.grader == "code" for problem in problems):
         return nullcontext()
-    return Sandboxes(workers, unsafe=unsafe)
+    return Sandboxes(workers, limits=options.code_limits, unsafe=options.unsafe_code)
 
 
 shared_sandboxes = OnePerProcess(Sandboxes)
