@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,11 @@ def test_without_bubblewrap_there_is_a_way_to_get_it(monkeypatch: pytest.MonkeyP
     (sandbox,) = [f for f in report["findings"] if f["section"] == "code"]
     assert sandbox["state"] == "note"
     assert "install bubblewrap" in sandbox["fix"]
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    (sandbox,) = [f for f in json.loads(run("--json").stdout)["findings"] if f["section"] == "code"]
+    assert sandbox["state"] == "note"
+    assert "needs Linux" in sandbox["value"]
+    assert "bubblewrap" not in sandbox["fix"]
 
 
 @pytest.mark.usefixtures("easy")
@@ -142,7 +148,16 @@ def test_the_layers_of_the_sandbox_are_tried() -> None:
         pytest.skip("there is no bubblewrap")
     sandbox = next(f for f in json.loads(run("--json").stdout)["findings"] if f["section"] == "code")
     assert sandbox["state"] == "ok"
-    for layer in ("network", "memory", "processes", "system calls", "clock"):
+    for layer in (
+        "network",
+        "memory",
+        "processes",
+        "system calls",
+        "clock",
+        "output",
+        "processor time",
+        "die with parent",
+    ):
         assert layer in sandbox["value"]
 
 

@@ -2,7 +2,9 @@
 
 import http.server
 import json
+import os
 import re
+import shutil
 import threading
 
 import pytest
@@ -149,3 +151,31 @@ def test_other_tags_and_another_toggle_need_no_code(server, tmp_path):
         assert row["output"].startswith("[reason]\n")
         assert row["verdict"] == "correct"
         assert row["compliant"]
+
+
+class Programmer(Server):
+    """Answers every question with a program that computes for most of a second."""
+
+    def answer(self, body):
+        code = "import time\ndef f(x):\n    while time.process_time() < 0.7: pass\n    return x"
+        message = {"role": "assistant", "content": f"```python\n{code}\n```"}
+        usage = {"prompt_tokens": 20, "completion_tokens": 12}
+        return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+def test_programs_have_the_time_that_is_asked_for(tmp_path):
+    if shutil.which("bwrap") is None:
+        if os.environ.get("BETHINK_REQUIRE_SANDBOX"):
+            pytest.fail("the sandbox is required here: there is no bubblewrap")
+        pytest.skip("there is no bubblewrap")
+    file = tmp_path / "programs.jsonl"
+    file.write_text(json.dumps({"text": "The same.", "test_list": ["assert f(1) == 1"]}) + "\n")
+    asked = {"tasks": [f"{file}:mbpp"], "size": None, "modes": "off"}
+    programmer = Programmer()
+    try:
+        for seconds, detail in ((0.3, "timeout: more than 0.3 s of processor time"), (5, "1 of 1 calls")):
+            output = tmp_path / f"out-{seconds}"
+            run_eval(config(programmer, output, code_seconds=seconds, **asked))
+            assert [row["detail"] for row in read_jsonl(output / "samples.jsonl")] == [detail]
+    finally:
+        programmer.close()

@@ -19,6 +19,7 @@ from bethink import __version__
 from bethink.cli.grade import grade
 from bethink.core.errors import DataError, OutputError
 from bethink.core.files import claim_output, sha256_file
+from bethink.verify.code.options import USUAL
 from bethink.verify.grade_file import grade_file, rejects_path, unfinished_path
 from bethink.verify.pool import DEFAULT_TIMEOUT
 from bethink.verify.verdict import Outcome
@@ -270,7 +271,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, torn: int) -> No
 
 def leave_unfinished(source: Path, output: Path) -> bytes:
     """Make it look as if a run had been killed after its third row; returns the bytes it would have written."""
-    settings = {"grader": None, "timeout": DEFAULT_TIMEOUT}
+    limits = {"code_seconds": USUAL.code_seconds, "code_memory": USUAL.code_memory}
+    settings = {"grader": None, "timeout": DEFAULT_TIMEOUT} | limits
     stamp = settings | {"input_sha256": sha256_file(source), "version": __version__}
     grade_file(source, output, workers=1)
     whole = output.read_bytes()

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, Prompted, ThinkClose, ThinkOpen, Toggle, UnsafeCode
+from bethink.cli.options import (
+    CodeMemory,
+    CodeSeconds,
+    Device,
+    Dtype,
+    Prompted,
+    ThinkClose,
+    ThinkOpen,
+    Toggle,
+    UnsafeCode,
+)
 
 
 def eval(
@@ -74,6 +84,8 @@ def eval(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in --output.")
     ] = False,
+    code_seconds: CodeSeconds = 5.0,
+    code_memory: CodeMemory = 1024,
     unsafe_code: UnsafeCode = False,
 ) -> None:
     """Ask a model problems with thinking on and off, grade its answers, and count what it cost."""
@@ -115,6 +127,8 @@ def eval(
         "device": device,
         "workers": workers,
         "resume": resume,
+        "code_seconds": code_seconds,
+        "code_memory": code_memory,
         "unsafe_code": unsafe_code,
         **sampling,
     }

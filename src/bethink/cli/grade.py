@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bethink.cli.options import UnsafeCode
+from bethink.cli.options import CodeMemory, CodeSeconds, UnsafeCode
 
 if TYPE_CHECKING:
     from bethink.verify.grade_file import Summary
@@ -27,7 +27,9 @@ def grade(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; all cores by default.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of CPU time one answer may take.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of CPU time one answer may take that is no program.")
+    ] = 5.0,
     max_bad_share: Annotated[
         float,
         typer.Option(
@@ -40,16 +42,21 @@ def grade(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run of the same options.")
     ] = False,
+    code_seconds: CodeSeconds = 5.0,
+    code_memory: CodeMemory = 1024,
     unsafe_code: UnsafeCode = False,
 ) -> None:
     """Grade outputs made elsewhere: adds verdict, extracted and detail to every row.
 
     Lines that cannot be graded are left out and listed, with the reason, in NAME.rejects.jsonl beside the output.
     """
+    from bethink.core.config import validate
     from bethink.core.console import note
     from bethink.core.errors import DataError
+    from bethink.verify.code.options import CodeOptions
     from bethink.verify.grade_file import grade_file, rejects_path
 
+    code = {"code_seconds": code_seconds, "code_memory": code_memory, "unsafe_code": unsafe_code}
     summary = grade_file(
         input_,
         output,
@@ -58,7 +65,7 @@ def grade(
         timeout=timeout,
         overwrite=overwrite,
         resume=resume,
-        unsafe_code=unsafe_code,
+        code=validate(CodeOptions, code, name="bethink grade", flags=True),
     )
     _print(summary)
     if not summary.rejected:

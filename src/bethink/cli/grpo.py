@@ -17,6 +17,8 @@ from bethink.cli.options import (
     Alpha,
     CheckpointEvery,
     Clip,
+    CodeMemory,
+    CodeSeconds,
     Full,
     GradientCheckpointing,
     Keep,
@@ -187,6 +189,8 @@ def grpo(
     gradient_checkpointing: GradientCheckpointing = None,
     checkpoint_every: CheckpointEvery = 10,
     keep: Keep = 2,
+    code_seconds: CodeSeconds = 5.0,
+    code_memory: CodeMemory = 1024,
     unsafe_code: UnsafeCode = False,
     allow_truncated: Annotated[
         float,

@@ -30,6 +30,13 @@ Dtype = Annotated[
     str | None, typer.Option(help="bfloat16 or float32.", show_default="what suits the machine")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …", show_default="what suits the machine")]
+CodeSeconds = Annotated[
+    float,
+    typer.Option(
+        help="Seconds of processor time a model's program may take for one test case, and ten times as many for all."
+    ),
+]
+CodeMemory = Annotated[int, typer.Option(help="MiB of memory a model's program may have.")]
 UnsafeCode = Annotated[
     bool,
     typer.Option(

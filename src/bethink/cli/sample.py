@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from bethink.cli.options import Device, Dtype, Prompted, ThinkClose, ThinkOpen, Toggle, UnsafeCode
+from bethink.cli.options import (
+    CodeMemory,
+    CodeSeconds,
+    Device,
+    Dtype,
+    Prompted,
+    ThinkClose,
+    ThinkOpen,
+    Toggle,
+    UnsafeCode,
+)
 
 _ASK, _KEEP, _WHO = "What is asked", "What is kept", "Who answers"
 
@@ -127,6 +137,8 @@ def sample(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run in --output.")
     ] = False,
+    code_seconds: CodeSeconds = 5.0,
+    code_memory: CodeMemory = 1024,
     unsafe_code: UnsafeCode = False,
 ) -> None:
     """Sample answers, grade them, and keep those fit to learn from: rejection sampling.

@@ -12,6 +12,7 @@ from bethink.core.config import StrictModel
 from bethink.engine.api import THINKING_TEMPERATURE, THINKING_TOP_P
 from bethink.models.machine import DtypeName
 from bethink.tasks.sources import split_specs
+from bethink.verify.code.options import CodeOptions
 
 
 class SamplingOptions(StrictModel):
@@ -27,7 +28,7 @@ class SamplingOptions(StrictModel):
         return self.temperature == 0
 
 
-class EvalConfig(StrictModel):
+class EvalConfig(CodeOptions):
     """One model, some tasks, thinking on and off.
 
     model:       directory, hub id, GGUF file or built-in name, or MODEL+ADAPTER_DIR; adapter: the latter, said apart.
@@ -44,7 +45,8 @@ class EvalConfig(StrictModel):
     toggle:      how the model is told the mode; think_open, think_close: the tags of its think block.
     slots:       completions that the native engine decodes at once; dtype, device: of the model on this machine (by default what suits
                  the machine); workers: grading processes (None: one a core).
-    unsafe_code: run programs that a model wrote even where there is no sandbox for them.
+
+    `CodeOptions` are of how programs that a model wrote are run.
     """
 
     output: Path
@@ -78,7 +80,6 @@ class EvalConfig(StrictModel):
     device: str | None = None
     workers: int | None = Field(default=None, ge=1)
     resume: bool = False
-    unsafe_code: bool = False
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -60,7 +60,7 @@ def draw(
         open(samples, "a", encoding="utf-8") as file,
         Progress(doing, total, unit="completions", done=already) as progress,
         WorkerPool(workers) as pool,
-        sandboxes_for((item.problem for item in items), workers, unsafe=config.unsafe_code) as sandboxes,
+        sandboxes_for((item.problem for item in items), workers, config) as sandboxes,
         ThreadPoolExecutor(workers, thread_name_prefix="grade") as graders,
     ):
         meter.begin(progress, floor_of(dialogue))

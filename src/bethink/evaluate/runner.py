@@ -57,7 +57,7 @@ def run_eval(config: EvalConfig, *, doing: str = "evaluating", once: bool = Fals
         resolve_device(config.device)
     plan = make_plan(config, sorted(KNOWN_GRADERS), once=once)
     if any(item.problem.grader == "code" for item in plan.items):
-        require_sandbox(unsafe=config.unsafe_code)
+        require_sandbox(config)
     claim_output(config.output, resume=config.resume, fingerprint=_fingerprint(config))
     for task, dropped in plan.dropped.items():
         if counts := {reason: count for reason, count in dropped.items() if count}:

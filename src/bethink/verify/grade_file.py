@@ -23,8 +23,8 @@ from bethink import __version__
 from bethink.core.console import Progress, warn
 from bethink.core.errors import ConfigError, DataError, OutputError
 from bethink.core.files import claim_output, dump_line, explain_os_errors, only_process, read_jsonl
+from bethink.verify.code.options import USUAL, CodeOptions
 from bethink.verify.code.pool import Sandboxes
-from bethink.verify.code.sandbox import Limits
 from bethink.verify.grade import GradeItem, grade_many
 from bethink.verify.grade_row import RowError, RowReader
 from bethink.verify.pool import DEFAULT_TIMEOUT, WorkerPool
@@ -66,11 +66,10 @@ def grade_file(
     timeout: float = DEFAULT_TIMEOUT,
     overwrite: bool = False,
     resume: bool = False,
-    unsafe_code: bool = False,
+    code: CodeOptions = USUAL,
 ) -> Summary:
-    """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take; unsafe_code: run programs even where
-    there is no sandbox for them; overwrite: replace an output
-    and what is left of an unfinished run; resume: go on with that run.
+    """Grade `source` into `output`. grader: for rows that name none; timeout: seconds one answer may take that is no program; code: how programs
+    are run; overwrite: replace an output and what is left of an unfinished run; resume: go on with that run.
 
     Raises ConfigError for an unknown `grader`, DataError for a source that cannot be read, OutputError for an output that exists (without
     `overwrite`), a run that cannot be resumed, or a disk that cannot be written, PreflightError for programs where there is no sandbox.
@@ -81,7 +80,7 @@ def grade_file(
 
         @cache
         def sandboxes() -> Sandboxes:
-            return stack.enter_context(Sandboxes(workers, limits=Limits(seconds=timeout), unsafe=unsafe_code))
+            return stack.enter_context(Sandboxes(workers, limits=code.code_limits, unsafe=code.unsafe_code))
 
         reader = RowReader(grader, pool)
         if grader is not None:
@@ -93,6 +92,7 @@ def grade_file(
             "input_sha256": survey.sha256,
             "grader": grader,
             "timeout": timeout,
+            **code.model_dump(exclude={"unsafe_code"}),
             "version": __version__,
         }
         with _Unfinished(output, settings, resume=resume) as unfinished:

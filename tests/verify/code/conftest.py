@@ -17,6 +17,7 @@ from bethink.verify.code.sandbox import Limits
 SECRET = "BETHINK_TEST_SECRET"
 LIMITS = Limits(seconds=3, wall_seconds=6, memory=256 * 2**20, scratch=16 * 2**20)
 SHORT = Limits(seconds=1, wall_seconds=1.2, memory=256 * 2**20)
+BRIEF = Limits(seconds=0.5, wall_seconds=20, together=3, memory=256 * 2**20)
 
 
 def open_sandboxes(limits: Limits, workers: int = 2) -> Sandboxes:
@@ -40,4 +41,11 @@ def sandboxes() -> Iterator[Sandboxes]:
 def short_sandboxes() -> Iterator[Sandboxes]:
     """For programs that do not end."""
     with open_sandboxes(SHORT) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def brief_sandboxes() -> Iterator[Sandboxes]:
+    """Half a second of processor time a case, one and a half for all; the clock ends only what nothing else does."""
+    with open_sandboxes(BRIEF) as opened:
         yield opened

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from attempts import probe, program
 
+from bethink.core.errors import PreflightError
 from bethink.verify.code.layers import self_test
 from bethink.verify.code.pool import Sandboxes
-from bethink.verify.code.sandbox import Status, plans
+from bethink.verify.code.sandbox import Limits, Plan, Status, plans
 from processes import alive, descendants
 
 VIOLATIONS = {
@@ -64,6 +66,9 @@ VIOLATIONS = {
     "anonymous files": "import os\ndef probe(): os.memfd_create('x')",
     "shared memory": "import ctypes\ndef probe():\n    if ctypes.CDLL(None).shmget(0, 4096, 0o1600) < 0: raise PermissionError",
 }
+NO_FILTER = struct.pack("=HBBI", 0xFFFF, 0, 0, 0)
+"""No instruction that the kernel knows."""
+
 X86 = {
     "clone into a namespace", "new mount calls", "bpf", "perf", "keys", "io_uring", "userfaultfd", "calls of the other table",
 }  # fmt: skip
@@ -287,11 +292,53 @@ def test_killing_reaches_nobody_outside(sandboxes: Sandboxes, name: str) -> None
 
 def test_every_layer_holds(sandboxes: Sandboxes) -> None:
     layers = {layer.name: layer for layer in self_test()}
-    assert {"user", "environment", "system", "scratch", "memory", "network", "processes", "programs"} <= set(
-        layers
-    )
+    assert set(layers) >= {
+        "user", "environment", "system", "scratch", "memory", "network", "processes", "programs", "filter", "answer", "output",
+        "processor time", "clock", "die with parent",
+    }  # fmt: skip
     loose = [name for name, layer in layers.items() if not layer.active]
     assert set(loose) <= {"control group", "threads"}, loose
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_a_layer_that_is_off_is_said_to_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(*words: str) -> set[str]:
+        def loose(limits: Limits) -> list[Plan]:
+            left = [[word for word in plan.command if word not in words] for plan in plans(limits)]
+            return [
+                replace(plan, command=tuple(command))
+                for plan, command in zip(plans(limits), left, strict=True)
+            ]
+
+        monkeypatch.setattr("bethink.verify.code.pool.plans", loose)
+        return {layer.name for layer in self_test() if not layer.active}
+
+    usual = off()
+    assert off("--die-with-parent") == usual | {"die with parent"}
+    monkeypatch.setattr("bethink.verify.code.live.last_filter", lambda: b"")
+    assert off() >= {"filter", "programs"}
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_a_sandbox_whose_filter_the_kernel_refuses_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bethink.verify.code.live.last_filter", lambda: NO_FILTER)
+    with pytest.raises(PreflightError, match="did not take the filter"):
+        Sandboxes(1)
+
+
+def test_without_a_sandbox_it_is_said_whether_the_kernel_took_the_filter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    held = {layer.name for layer in self_test(unsafe=True) if layer.active}
+    assert held >= {"filter", "processes", "network", "memory", "processor time", "clock", "die with parent"}
+    assert not held & {"system", "scratch"}
+    assert "start other programs" not in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr("bethink.verify.code.live.last_filter", lambda: NO_FILTER)
+    held = {layer.name for layer in self_test(unsafe=True) if layer.active}
+    assert held >= {"memory", "processor time", "clock", "die with parent"}
+    assert not held & {"filter", "processes", "network", "system calls", "system"}
+    assert "start other programs" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.usefixtures("sandboxes")
@@ -441,6 +488,5 @@ def test_a_warden_that_is_killed_has_a_successor() -> None:
     with open_sandboxes(LIMITS, workers=1) as own:
         for _ in range(3):
             assert probe(own, "def probe(): return True").status is Status.OK
-            own._warden._process.kill()
-            own._warden._process.wait()
+            own._warden.kill()
         assert probe(own, "def probe(): return True").status is Status.OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bethink.evaluate.config import EvalConfig
 from bethink.evaluate.runner import run_eval
 from bethink.tasks.files import load_problems
 from bethink.verify.code import pool as code_pool
+from bethink.verify.code.options import CodeOptions
 from bethink.verify.code.pool import Sandboxes
 from bethink.verify.code.run import run
 from bethink.verify.code.sandbox import Limits, Status
@@ -396,10 +398,31 @@ def test_without_bubblewrap_programs_are_refused_unless_the_risk_is_taken(
     with pytest.raises(PreflightError, match="bubblewrap.*--unsafe-code|--unsafe-code"):
         grade_file(source, output, workers=1)
     assert not output.exists()
-    grade_file(source, output, workers=1, overwrite=True, unsafe_code=True)
+    grade_file(source, output, workers=1, overwrite=True, code=CodeOptions(unsafe_code=True))
     assert [json.loads(line)["verdict"] for line in output.read_text().splitlines()] == ["correct", "wrong"]
     warned = " ".join(capsys.readouterr().err.split())
     assert warned.count("delete your files") == 1
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "unsafe"),
+    [("Darwin", "arm64", True), ("Windows", "AMD64", False), ("Linux", "riscv64", True)],
+)
+def test_where_there_can_be_no_sandbox_none_is_to_be_installed(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, unsafe: bool
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(PreflightError) as refused:
+        Sandboxes(1)
+    assert f"needs Linux on x86_64 or aarch64 (this is {system} on {machine})" in refused.value.what
+    fix = str(refused.value.fix)
+    assert "Linux container" in fix
+    assert "bubblewrap" not in fix
+    assert ("--unsafe-code" in fix) == unsafe
+    if not unsafe:
+        with pytest.raises(PreflightError, match="needs Linux"):
+            Sandboxes(1, unsafe=True)
 
 
 def test_without_a_sandbox_programs_still_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

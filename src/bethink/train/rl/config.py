@@ -22,6 +22,7 @@ from bethink.train.rl.choices import (
     Objective,
     Ratio,
 )
+from bethink.verify.code.options import CodeOptions
 from bethink.verify.rewards.compose import read_spec
 
 ModeShares = dict[Literal["on", "off", "both"], float]
@@ -38,7 +39,7 @@ _CHOICES = (
 )
 
 
-class GRPOConfig(TrainingConfig):
+class GRPOConfig(TrainingConfig, CodeOptions):
     """Everything that decides a run. Shares are in [0, 1]; None means chosen by the algorithm, the data or the machine (docs/grpo.md)."""
 
     free: ClassVar[frozenset[str]] = TrainingConfig.free | {"workers", "unsafe_code"}
@@ -95,7 +96,6 @@ class GRPOConfig(TrainingConfig):
     workers: int | None = Field(None, ge=1)
     checkpoint_every: int = Field(10, ge=0)
 
-    unsafe_code: bool = False
     allow_truncated: float = Field(0.5, ge=0, le=1)
     allow_no_signal: float = Field(0.9, ge=0, le=1)
     allow_ungraded: float = Field(0.05, ge=0, le=1)

@@ -91,7 +91,7 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
         held_out = held_out_problems(tasks, config.eval_size, config.seed, problems)
     asked = [*problems, *(problem for level in held_out for problem in level)]
     if any(problem.grader == "code" for problem in asked):
-        require_sandbox(unsafe=config.unsafe_code)  # said before the model is loaded
+        require_sandbox(config)  # said before the model is loaded
     write_problems(problems, config.output)
     if config.prompted:
         problems = [prompted(problem) for problem in problems]
@@ -111,7 +111,7 @@ def _run(config: GRPOConfig, located: ModelFiles, device: torch.device, rewards:
     try:
         with (
             WorkerPool(config.workers) as pool,
-            sandboxes_for(asked, config.workers, unsafe=config.unsafe_code) as sandboxes,
+            sandboxes_for(asked, config.workers, config) as sandboxes,
         ):
             graders = Graders(pool, lambda: sandboxes or shared_sandboxes())
             train(

@@ -31,18 +31,20 @@ _TOLD = 300
 
 
 def serve(descriptor: int, settings: Message) -> None:
-    """Answer the parent's messages until it hangs up.
+    """Answer the parent's messages until it hangs up. The first one says "cpu": the seconds of processor time that this program may take.
 
-    settings: "memory" (bytes of address space), "cpu" (seconds), "file" (bytes a file may have), "files" (open at once), "threads",
-    "filter" (a seccomp program as bytes, or b"") and "bounded" (whether a sandbox is around this process).
+    settings: "memory" (bytes of address space), "cpu" (seconds that any program may take), "file" (bytes a file may have), "files" (open at
+    once), "threads", "filter" (a seccomp program as bytes, or b"") and "bounded" (whether a sandbox is around this process).
     """
     channel = _Channel(descriptor)
     _close_the_usual_files()
     filtered = _confine(settings)
     channel.send({"ready": True, "filtered": filtered, "uid": os.getuid()})
-    program = _Program(channel)
+    program, message = _Program(channel), channel.receive()
+    _limit_time(message["cpu"], strict=settings["bounded"])
     while True:
-        channel.send(program.answer(channel.receive()))
+        channel.send(program.answer(message))
+        message = channel.receive()
 
 
 class _Channel:
@@ -83,27 +85,36 @@ def _close_the_usual_files() -> None:
 def _confine(settings: Message) -> bool:
     """Limit this process for good. Says whether the kernel took the filter."""
     filtered = _filter(settings["filter"])
-    spent = int(sum(os.times()[:2]))
     for name, limit in (
         ("AS", settings["memory"]),
-        ("CPU", settings["cpu"] + spent),
         ("FSIZE", settings["file"]),
         ("NOFILE", settings["files"]),
         ("NPROC", settings["threads"]),
         ("CORE", 0),
     ):
-        kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is None:
-            continue
-        _, hardest = resource.getrlimit(kind)
-        soft = limit if hardest == resource.RLIM_INFINITY else min(limit, hardest)
-        hard = soft + 1 if name == "CPU" and soft < hardest % 2**63 else soft
-        try:
-            resource.setrlimit(kind, (soft, hard))
-        except (ValueError, OSError):
-            if settings["bounded"]:
-                raise
+        _limit(name, limit, strict=settings["bounded"])
+    _limit_time(settings["cpu"], strict=settings["bounded"])
     return filtered
+
+
+def _limit_time(seconds: int, *, strict: bool) -> None:
+    """Have the kernel end this process after so much processor time. What it took so far does not count, in whole seconds."""
+    _limit("CPU", seconds + int(sum(os.times()[:2])), strict=strict, beyond=1)
+
+
+def _limit(name: str, limit: int, *, strict: bool, beyond: int = 0) -> None:
+    """Lower a limit, for good. beyond: by how much the hard one, which kills, lies beyond the soft one, which can be caught."""
+    kind = getattr(resource, f"RLIMIT_{name}", None)
+    if kind is None:
+        return
+    _, hardest = resource.getrlimit(kind)
+    soft = limit if hardest == resource.RLIM_INFINITY else min(limit, hardest)
+    hard = soft + beyond if soft < hardest % 2**63 else soft
+    try:
+        resource.setrlimit(kind, (soft, hard))
+    except (ValueError, OSError):
+        if strict:
+            raise
 
 
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER, _DEATH_SIGNAL, _SIGKILL = 38, 22, 2, 1, 9

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from textwrap import dedent
 
+from bethink.verify.code.live import EndedError, NotStartedError, Sandbox, Warden
 from bethink.verify.code.pool import Sandboxes
 from bethink.verify.code.run import Result, run
-from bethink.verify.code.sandbox import Limits, Status
-from bethink.verify.code.tasks import Call, CallTask
+from bethink.verify.code.sandbox import Limits, Plan, Status
+from bethink.verify.code.tasks import Call, CallTask, OutputTask
 
 _MEMORY = 256 * 2**20
 
@@ -98,13 +101,21 @@ _FORBIDDEN: dict[str, tuple[str, str]] = {
 }
 """Layer → what it promises, and a program that must end as a violation."""
 
+_LIMITS = Limits(seconds=5, memory=_MEMORY)
+_BRIEF = Limits(seconds=0.2, wall_seconds=10)
+_LATE = Limits(wall_seconds=0.3)
+_DIES_WITHIN = 2.0
+"""Seconds."""
+
 
 def self_test(*, unsafe: bool = False) -> list[Layer]:
     """Every layer and whether it is active. Raises PreflightError where there is no sandbox (and `unsafe` does not accept that)."""
-    limits = Limits(seconds=5, memory=_MEMORY)
-    with Sandboxes(2, limits=limits, unsafe=unsafe) as sandboxes:
+    with Sandboxes(2, limits=_LIMITS, unsafe=unsafe) as sandboxes:
+        plan, groups = sandboxes.plan, sandboxes.groups
+        # Without a sandbox the machine's files are there: that is known, and nothing is written to show it.
+        probes = _PROBES if plan.bubblewrap else {name: _PROBES[name] for name in _PROBES if name != "system"}
         tried = [
-            *((name, what, code, Status.OK) for name, (what, code) in _PROBES.items()),
+            *((name, what, code, Status.OK) for name, (what, code) in probes.items()),
             *((name, what, code, Status.VIOLATION) for name, (what, code) in _FORBIDDEN.items()),
         ]
         results = [sandboxes.submit(_attempt(code)) for _, _, code, _ in tried]
@@ -112,26 +123,81 @@ def self_test(*, unsafe: bool = False) -> list[Layer]:
             Layer(name, result.result().status is status, what)
             for (name, what, _, status), result in zip(tried, results, strict=True)
         ]
-        groups = sandboxes.groups
-        layers.append(
-            Layer(
-                "control group",
-                bool(groups),
-                f"bounds {' and '.join(sorted(groups))} of all together"
-                if groups
-                else "none may be made here",
-            )
-        )
-        plan = sandboxes.plan
+        layers += [] if plan.bubblewrap else [Layer("system", False, "its files are within reach")]
+        layers += [_filter(sandboxes), *_output(sandboxes)]
+        told = f"bounds {' and '.join(sorted(groups))} of all together" if groups else "none may be made here"
+        layers.append(Layer("control group", bool(groups), told))
     if plan.user is not None:
         layers.append(Layer("user outside", True, "nobody"))
     if plan.bubblewrap:
         closed = "closed by the kernel" if plan.closed_to_namespaces else "closed by the filter alone"
         layers.append(Layer("inner namespaces", True, closed))
-    with Sandboxes(1, limits=Limits(wall_seconds=0.3), unsafe=unsafe) as sandboxes:
+    return [*layers, _processor_time(unsafe), _clock(unsafe), _end_with_parent(plan)]
+
+
+def _filter(sandboxes: Sandboxes) -> Layer:
+    taken = "taken by the kernel" if sandboxes.filtered else "none was taken by the kernel"
+    return Layer("filter", sandboxes.filtered, taken)
+
+
+def _output(sandboxes: Sandboxes) -> list[Layer]:
+    """A result and a print that are longer than they may be."""
+    most = sandboxes.limits.reply
+    long = sandboxes.submit(_attempt(f"def probe(): return 'x' * {2 * most}"))
+    printed = sandboxes.submit(lambda own: run(OutputTask((("", ""),)), f"print('x' * {most})", own))
+    answer, told = long.result(), printed.result()
+    return [
+        Layer("answer", answer.status is Status.VIOLATION, "of a bounded size"),
+        Layer("output", "OutputTooLarge" in told.detail, "of a bounded size"),
+    ]
+
+
+def _processor_time(unsafe: bool) -> Layer:
+    """A program that computes without end, deaf to warnings and with its own limit lifted as far as it can be."""
+    code = """
+        import resource, signal
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        for most in (-1, resource.getrlimit(resource.RLIMIT_CPU)[1]):
+            try: resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+            except (ValueError, OSError): pass
+        def probe():
+            while True: pass
+    """
+    with Sandboxes(1, limits=_BRIEF, unsafe=unsafe) as sandboxes:
+        ended = sandboxes.submit(_attempt(code)).result()
+    held = ended.status is Status.TIMEOUT and ended.detail.endswith("of processor time")
+    return Layer("processor time", held, "bounded for the process")
+
+
+def _clock(unsafe: bool) -> Layer:
+    with Sandboxes(1, limits=_LATE, unsafe=unsafe) as sandboxes:
         late = sandboxes.submit(_attempt("import time\ndef probe(): time.sleep(60)")).result()
-        layers.append(Layer("clock", late.status is Status.TIMEOUT, "ends what does not end"))
-    return layers
+    return Layer("clock", late.status is Status.TIMEOUT, "ends what does not end")
+
+
+def _end_with_parent(plan: Plan) -> Layer:
+    """The process that starts sandboxes is killed, so that it ends nothing itself, and one of its sandboxes is asked whether it lives."""
+    held = False
+    with suppress(EndedError, NotStartedError), closing(Warden(plan, _LIMITS, most=1)) as warden:
+        sandbox = Sandbox(warden, _LIMITS)
+        try:
+            sandbox.wait_until_ready()
+            warden.kill()
+            held = _dies(sandbox)
+        finally:
+            sandbox.end()
+    return Layer("die with parent", held, "ended by the kernel when what started it is killed")
+
+
+def _dies(sandbox: Sandbox) -> bool:
+    until = time.monotonic() + _DIES_WITHIN
+    while time.monotonic() < until:
+        try:
+            sandbox.ask({"do": "prepare", "preamble": "", "classes": []})
+        except EndedError as error:
+            return error.status is Status.INFRA_ERROR
+        time.sleep(0.01)
+    return False
 
 
 def _attempt(code: str) -> Callable[[Sandboxes], Result]:

@@ -16,12 +16,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bethink.core.errors import BethinkError
 from bethink.verify.code.cgroup import ControlGroups
+from bethink.verify.code.cpu import ask_who_sends, seconds_used, who_sends
 from bethink.verify.code.sandbox import ENVIRONMENT, Limits, Plan, Status, filter_of, last_filter
 
 Message = dict[str, Any]
@@ -30,6 +33,8 @@ _START_SECONDS = 30.0
 _OWN_MEMORY = 64 * 2**20
 """What a sandbox takes beside its program: bubblewrap's processes and the kernel's tables."""
 _OWN_PROCESSES = 4
+_SHORTEST_WAIT = 0.02
+"""Seconds until a program's processor time is looked at again."""
 
 
 class EndedError(Exception):
@@ -48,12 +53,18 @@ class NotStartedError(Exception):
 
 
 class Sandbox:
-    """One sandbox, from its start to its end. Used by one thread at a time; `hang_up` may come from any."""
+    """One sandbox, from its start to its end. Used by one thread at a time; `hang_up` may come from any.
+
+    Time is bounded twice: each question may take what a case may, and all of them what `cases` may together. The parent holds both
+    bounds, by its clock and by the kernel's count of processor time; the kernel's own limit is what all may take.
+    """
 
     def __init__(self, warden: Warden, limits: Limits) -> None:
         self._warden = warden
         self.limits = limits
-        self._deadline = math.inf
+        self.cases = 1
+        self._process: int | None = None
+        self._bounds: list[_Bound] = []
         self._ready = False
         self._ended = False
         self.uid = -1
@@ -64,6 +75,7 @@ class Sandbox:
             self._ours, theirs = socket.socketpair()
         except OSError as error:
             raise EndedError(Status.INFRA_ERROR, f"no sandbox could be started: {error}") from None
+        ask_who_sends(self._ours)
         with theirs:
             try:
                 self._number = warden.start(theirs)
@@ -78,17 +90,25 @@ class Sandbox:
         if self._ready:
             return
         try:
-            told = self._receive(_START_SECONDS)
+            self._ours.settimeout(_START_SECONDS)
+            self._process = who_sends(self._ours)
+            told = self._receive(_countdown(_START_SECONDS))
+            ask_who_sends(self._ours, wanted=False)
         except (OSError, ValueError) as error:
             ended = self.end()
             detail = (
                 " ".join(ended["said"].split()) or str(error) or f"it ended with exit code {ended['code']}"
             )
             raise EndedError(Status.INFRA_ERROR, detail) from None
-        self._ready, self.uid, self.filtered = True, told["uid"], told["filtered"]
+        self.uid, self.filtered = told["uid"], told["filtered"]
+        settings = self._warden.settings
+        if settings["bounded"] and settings["filter"] and not self.filtered:
+            self.end()
+            raise EndedError(Status.INFRA_ERROR, "the kernel did not take the filter of system calls")
+        self._ready = True
 
     def ask(self, message: Message) -> Message:
-        """The answer to a message. The clock runs from the first one on.
+        """The answer to a message. The time of all of them runs from the first one on.
 
         Raises EndedError when there is none: the time was up, the process ended, or what came is no answer.
         """
@@ -99,14 +119,20 @@ class Sandbox:
             raise
 
     def _ask(self, message: Message) -> Message:
-        if self._deadline == math.inf:
-            self._deadline = time.monotonic() + self.limits.clock
+        shares = self.limits.shares(self.cases)
+        if not self._bounds:
             self._begun = time.monotonic()
+            self._bounds = [self._bound(shares)]
+            message = {**message, "cpu": math.ceil(shares * self.limits.seconds)}
+        self._bounds[1:] = [self._bound(1)] if shares > 1 else []
         try:
-            self._send(json.dumps(message).encode(), self._left())
-            return self._receive(self._left())
-        except TimeoutError:
-            raise EndedError(Status.TIMEOUT, f"more than {self.limits.clock:g} s by the clock") from None
+            self._left()
+            self._send(
+                json.dumps(message).encode(), min(bound.clock for bound in self._bounds) - time.monotonic()
+            )
+            return self._receive(self._left)
+        except TimeoutError as error:
+            raise EndedError(Status.TIMEOUT, str(error)) from None
         except _NoAnswerError as error:
             raise EndedError(Status.VIOLATION, str(error)) from None
         except OSError:
@@ -128,37 +154,52 @@ class Sandbox:
         if self._ended:
             self._ours.close()
 
+    def _bound(self, shares: int) -> _Bound:
+        """From now on, the time of so many cases."""
+        clock, processor = shares * self.limits.clock, shares * self.limits.seconds
+        return _Bound(shares, time.monotonic() + clock, seconds_used(self._process) + processor)
+
     def _left(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+        """Seconds until the time may be up. Raises TimeoutError when it is."""
+        now, used = time.monotonic(), seconds_used(self._process)
+        for bound in self._bounds:
+            whole = " for all cases" if bound.shares > 1 else ""
+            if used >= bound.processor:
+                most = bound.shares * self.limits.seconds
+                raise TimeoutError(f"more than {most:g} s of processor time{whole}")
+            if now >= bound.clock:
+                raise TimeoutError(f"more than {bound.shares * self.limits.clock:g} s by the clock{whole}")
+        return min(
+            min(bound.clock - now, max(bound.processor - used, _SHORTEST_WAIT)) for bound in self._bounds
+        )
 
     def _send(self, body: bytes, seconds: float) -> None:
-        self._ours.settimeout(seconds)
-        self._ours.sendall(len(body).to_bytes(4, "big") + body)
+        self._ours.settimeout(max(seconds, _SHORTEST_WAIT))
+        try:
+            self._ours.sendall(len(body).to_bytes(4, "big") + body)
+        except TimeoutError:
+            raise TimeoutError("it did not take its input in time") from None
 
-    def _receive(self, seconds: float) -> Message:
-        until = time.monotonic() + seconds
-        size = int.from_bytes(self._read(4, until), "big")
+    def _receive(self, left: Callable[[], float]) -> Message:
+        size = int.from_bytes(self._read(4, left), "big")
         if size > self.limits.reply:
             raise _NoAnswerError(f"an answer of {size:,} bytes; {self.limits.reply:,} are allowed")
         try:
-            message = json.loads(self._read(size, until))
+            message = json.loads(self._read(size, left))
         except (ValueError, RecursionError):
             raise _NoAnswerError("what it sent is no answer") from None
         if not isinstance(message, dict):
             raise _NoAnswerError("what it sent is no answer")
         return message
 
-    def _read(self, size: int, until: float) -> bytes:
+    def _read(self, size: int, left: Callable[[], float]) -> bytes:
         parts = bytearray()
         while len(parts) < size:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._ours.settimeout(left)
-            piece = self._ours.recv(min(size - len(parts), 2**16))
+            self._ours.settimeout(left())
+            try:
+                piece = self._ours.recv(min(size - len(parts), 2**16))
+            except TimeoutError:
+                continue
             if not piece:
                 raise ConnectionResetError("it ended")
             parts += piece
@@ -179,9 +220,9 @@ class Sandbox:
             return EndedError(Status.VIOLATION, "a system call that is not allowed")
         if self._warden.groups.out_of_memory() > self._oom:
             return EndedError(Status.MEMORY, "the control group's memory was used up")
-        spent = time.monotonic() - self._begun >= self.limits.seconds
-        if signal == 24 or (signal == 9 and spent):
-            return EndedError(Status.TIMEOUT, f"more than {self.limits.seconds:g} s of processor time")
+        most = self.limits.shares(self.cases) * self.limits.seconds
+        if signal == 24 or (signal == 9 and time.monotonic() - self._begun >= most):
+            return EndedError(Status.TIMEOUT, f"more than {most:g} s of processor time")
         how = f"signal {signal}" if signal else f"exit code {code}"
         return EndedError(Status.ERROR, f"the process ended before it answered ({how})")
 
@@ -192,6 +233,27 @@ class Sandbox:
                 return code
             time.sleep(0.004)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """When the time of so many cases is up. clock: of the parent's; processor: of the process's own."""
+
+    shares: int
+    clock: float
+    processor: float
+
+
+def _countdown(seconds: float) -> Callable[[], float]:
+    """Gives the seconds that are left. Raises TimeoutError when none are."""
+    until = time.monotonic() + seconds
+
+    def left() -> float:
+        if (still := until - time.monotonic()) > 0:
+            return still
+        raise TimeoutError("it did not answer")
+
+    return left
 
 
 class _NoAnswerError(ValueError):
@@ -208,7 +270,7 @@ class Warden:
         )
         self.settings: Message = {
             "memory": limits.memory,
-            "cpu": math.ceil(limits.seconds),
+            "cpu": math.ceil(limits.together * limits.seconds),
             "file": limits.scratch,
             "files": limits.files,
             "threads": limits.threads,
@@ -274,6 +336,11 @@ class Warden:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kill it as it stands, so that it ends nothing by itself."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """End it, and with it every sandbox."""

@@ -19,7 +19,8 @@ from bethink.core.console import warn
 from bethink.core.errors import BethinkError
 from bethink.tasks.problem import Problem
 from bethink.verify.code.live import EndedError, NotStartedError, Sandbox, Warden
-from bethink.verify.code.sandbox import RISK, Limits, Plan, Status, plans, refusal, unsafe_plan
+from bethink.verify.code.options import CodeOptions
+from bethink.verify.code.sandbox import Limits, Plan, Status, plans, refusal, risk, unsafe_plan
 from bethink.verify.pool import OnePerProcess, available_cores
 
 Result = TypeVar("Result")
@@ -43,6 +44,8 @@ class Sandboxes:
         self._waiting: deque[Sandbox] = deque()
         self._alive: set[Sandbox] = set()
         self._closed = False
+        self.filtered = False
+        """Whether the kernel took the filter of system calls. In a sandbox it always has: there is none without."""
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="bethink-code")
         self._warden, self.plan = self._open(unsafe)
         self._filler = threading.Thread(target=self._fill, name="bethink-sandboxes", daemon=True)
@@ -58,9 +61,10 @@ class Sandboxes:
         return self._threads.submit(work, self)
 
     @contextmanager
-    def take(self) -> Iterator[Sandbox]:
-        """A fresh sandbox, for one program. Raises EndedError (infra_error) when none can be started."""
+    def take(self, cases: int = 1) -> Iterator[Sandbox]:
+        """A fresh sandbox, for one program. cases: how many it will be tried on. Raises EndedError (infra_error) when none can be started."""
         sandbox = self._next()
+        sandbox.cases = cases
         try:
             sandbox.wait_until_ready()
             yield sandbox
@@ -104,12 +108,13 @@ class Sandboxes:
                 reasons.append(str(error))
         if not unsafe:
             raise refusal(reasons)
-        warn(RISK)
         plan = unsafe_plan()
         try:
-            return self._try(plan), plan
+            warden = self._try(plan)
         except NotStartedError as error:
             raise BethinkError(f"no process could be started to run programs in: {error}") from None
+        warn(risk(filtered=self.filtered))
+        return warden, plan
 
     def _try(self, plan: Plan) -> Warden:
         warden = Warden(plan, self.limits, most=3 * self.workers + 1)
@@ -117,6 +122,7 @@ class Sandboxes:
             sandbox = Sandbox(warden, self.limits)
             try:
                 sandbox.wait_until_ready()
+                self.filtered = sandbox.filtered
             finally:
                 sandbox.end()
         except EndedError as error:
@@ -175,21 +181,21 @@ class Sandboxes:
                 self._waiting.append(sandbox)
 
 
-def require_sandbox(*, unsafe: bool = False) -> None:
-    """Raises PreflightError where programs cannot be run in a sandbox, unless `unsafe` accepts that."""
-    if unsafe:
+def require_sandbox(options: CodeOptions) -> None:
+    """Raises PreflightError where programs cannot be run in a sandbox, unless the options accept that."""
+    if options.unsafe_code:
         return
-    with Sandboxes(1):
+    with Sandboxes(1, limits=options.code_limits):
         pass
 
 
 def sandboxes_for(
-    problems: Iterable[Problem], workers: int | None, *, unsafe: bool
+    problems: Iterable[Problem], workers: int | None, options: CodeOptions
 ) -> AbstractContextManager[Sandboxes | None]:
     """Where programs run, if any of the problems asks for one."""
     if not any(problem.grader == "code" for problem in problems):
         return nullcontext()
-    return Sandboxes(workers, unsafe=unsafe)
+    return Sandboxes(workers, limits=options.code_limits, unsafe=options.unsafe_code)
 
 
 shared_sandboxes = OnePerProcess(Sandboxes)

@@ -66,7 +66,7 @@ class _FailedError(Exception):
 def _run_calls(task: CallTask, code: str, sandboxes: Sandboxes) -> Result:
     total = len(task.calls)
     done = 0
-    with sandboxes.take() as sandbox:
+    with sandboxes.take(total) as sandbox:
         try:
             _load(sandbox, task.preamble, code)
             for call in task.calls:
@@ -105,7 +105,7 @@ def _check_call(sandbox: Sandbox, task: CallTask, call: Call) -> None:
 def _run_cases(task: OutputTask, code: str, sandboxes: Sandboxes) -> Result:
     total = len(task.cases)
     done = 0
-    with sandboxes.take() as sandbox:
+    with sandboxes.take(total) as sandbox:
         try:
             for given, wanted in task.cases:
                 most = sandbox.limits.reply // 4

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -27,10 +28,6 @@ NOBODY = 65534
 """The user and group of the program: outside, where we may choose, and inside."""
 
 INSTALL = "install bubblewrap (apt-get install bubblewrap; dnf install bubblewrap), or accept the risk with --unsafe-code"
-RISK = (
-    "--unsafe-code: there is no sandbox on this machine, so programs that a model wrote run with your rights: "
-    "they can read and delete your files, and reach the network"
-)
 
 
 class Status(StrEnum):
@@ -49,12 +46,14 @@ class Status(StrEnum):
 class Limits:
     """What one program may use.
 
-    seconds: of processor time (whole seconds, rounded up); wall_seconds: by the clock, by default four times as many, so that a busy
-    machine changes no verdict; memory: bytes of address space; scratch: bytes of /tmp; reply: bytes of one answer.
+    seconds: of processor time, for one case (a call, a run on one input, a whole test of the data set's own); wall_seconds: by the clock,
+    by default four times as many, so that a busy machine changes no verdict; together: all cases of a program may take so many times the
+    time of one; memory: bytes of address space; scratch: bytes of /tmp; reply: bytes of one answer.
     """
 
     seconds: float = 5.0
     wall_seconds: float | None = None
+    together: int = 10
     memory: int = 2**30
     scratch: int = 64 * 2**20
     reply: int = 4 * 2**20
@@ -64,6 +63,10 @@ class Limits:
     @property
     def clock(self) -> float:
         return 4 * self.seconds if self.wall_seconds is None else self.wall_seconds
+
+    def shares(self, cases: int) -> int:
+        """How many times the time of one case so many of them may take together."""
+        return min(cases, self.together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,35 @@ def plans(limits: Limits) -> list[Plan]:
 
 
 def unsafe_plan() -> Plan:
-    """A process with limits, and no sandbox around it."""
+    """A process with limits, and no sandbox around it. Raises PreflightError on Windows, where a process has none of these limits."""
+    if platform.system() == "Windows":
+        raise refusal([])
     return Plan((sys.executable, *_PYTHON), bubblewrap=False, closed_to_namespaces=False)
+
+
+def risk(*, filtered: bool) -> str:
+    """What it means that programs run here without a sandbox. filtered: whether the kernel took the filter of system calls."""
+    reach = (
+        ""
+        if filtered
+        else ", start other programs and reach the network: the kernel took no filter of system calls"
+    )
+    return (
+        "--unsafe-code: there is no sandbox on this machine, so programs that a model wrote run with your rights: "
+        f"they can read and delete your files{reach}"
+    )
 
 
 def refusal(reasons: list[str]) -> PreflightError:
     """Why code cannot be graded here. reasons: what each way of building a sandbox ended with."""
+    system, machine = platform.system(), platform.machine()
+    if not supported():
+        otherwise = "" if system == "Windows" else ", or accept the risk with --unsafe-code"
+        return PreflightError(
+            "programs that a model wrote are not run without a sandbox, which needs Linux on x86_64 or aarch64 "
+            f"(this is {system} on {machine})",
+            fix=f"use such a machine, or a Linux container or virtual machine on this one{otherwise}",
+        )
     if reasons:
         return PreflightError(
             f"bubblewrap cannot build a sandbox here: {reasons[0]}",
@@ -169,7 +195,9 @@ def refusal(reasons: list[str]) -> PreflightError:
             "kernel.apparmor_restrict_unprivileged_userns=0; a container may need --security-opt seccomp=unconfined), "
             "or accept the risk with --unsafe-code",
         )
-    return PreflightError("programs that a model wrote are not run without a sandbox", fix=INSTALL)
+    return PreflightError(
+        "no bubblewrap here: programs that a model wrote are not run without a sandbox", fix=INSTALL
+    )
 
 
 def filter_of(plan: Plan) -> bytes:
