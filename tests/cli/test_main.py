@@ -58,9 +58,14 @@ def test_an_unknown_verb_is_wrong_usage():
             ["curate", "--input", "a", "--tokenizer", "m", "--output", "x", "--on-off-ratio", "half"],
             "`--on-off-ratio`",
         ),
+        (
+            ["grpo", "--model", "m", "--tasks", "a,b", "--output", "x", "--curriculum", "mastery",
+             "--mastery-fall-back", "0.8"],
+            "cannot open at a pass rate of 0.7 and fall back below 0.8",
+        ),
         (["run", "quickstart", "--dry-run", "--set", "sft.rnak=2"], "did you mean `rank`?"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_slow_is_imported(words, said, tmp_path):
     program = (
         "import sys\n"

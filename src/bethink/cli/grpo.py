@@ -155,12 +155,62 @@ def grpo(
         Path | None,
         typer.Option(help="Pass rates for the progressive curriculum.", rich_help_panel=_DRAW),
     ] = None,
+    progressive_start: Annotated[
+        float | None,
+        typer.Option(
+            help="Pass rate that the first step's problems are around.",
+            show_default="0.7",
+            rich_help_panel=_DRAW,
+        ),
+    ] = None,
+    progressive_end: Annotated[
+        float | None,
+        typer.Option(help="The same of the last step's.", show_default="0.1", rich_help_panel=_DRAW),
+    ] = None,
+    progressive_width: Annotated[
+        float | None,
+        typer.Option(
+            help="Standard deviation of a step's pass rates.", show_default="0.15", rich_help_panel=_DRAW
+        ),
+    ] = None,
+    progressive_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Problems with this pass rate or more are left out.",
+            show_default="0.75",
+            rich_help_panel=_DRAW,
+        ),
+    ] = None,
     mastery_threshold: Annotated[
-        float, typer.Option(help="Pass rate that opens the next level (a task each).", rich_help_panel=_DRAW)
-    ] = 0.7,
+        float | None,
+        typer.Option(
+            help="Pass rate that opens the next level (a task each).",
+            show_default="0.7",
+            rich_help_panel=_DRAW,
+        ),
+    ] = None,
     mastery_fall_back: Annotated[
-        float, typer.Option(help="Pass rate below which it closes again.", rich_help_panel=_DRAW)
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            help="Pass rate below which it closes again.", show_default="0.3", rich_help_panel=_DRAW
+        ),
+    ] = None,
+    mastery_window: Annotated[
+        int | None,
+        typer.Option(
+            help="Problems of a level whose mean pass rate is judged.",
+            show_default="32",
+            rich_help_panel=_DRAW,
+        ),
+    ] = None,
+    mastery_rehearsal: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a step for the open levels below the newest.",
+            show_default="0.25",
+            rich_help_panel=_DRAW,
+        ),
+    ] = None,
     eval_every: Annotated[
         int,
         typer.Option(help="Steps between evaluations on held-out problems; 0: never.", rich_help_panel=KEPT),

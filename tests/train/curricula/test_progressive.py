@@ -120,6 +120,7 @@ def test_metrics_say_where_it_aims_and_what_was_drawn(seed: int) -> None:
     curriculum.draw(0, 3)
     curriculum.observe(0, {0: 0.5, 1: 0.25})
     assert curriculum.metrics() == {
+        "dropped": 1,
         "target": 0.7,
         "offline_rate": 0.3,
         "rate": 0.375,
@@ -137,6 +138,8 @@ def test_metrics_say_where_it_aims_and_what_was_drawn(seed: int) -> None:
         ([float("nan")], {}, "problem 0"),
         ([0.5], {"start": 0.2, "end": 0.4}, "cannot move"),
         ([0.5], {"width": 0}, "wide"),
+        ([0.5], {"drop": 75}, "cannot be dropped from a pass rate of 75 on"),
+        ([0.5], {"drop": 0}, "cannot be dropped"),
         ([0.5], {"steps": 0}, "0 steps"),
     ],
 )

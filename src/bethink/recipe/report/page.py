@@ -209,6 +209,8 @@ def reinforcement_facts(metrics: tuple[dict[str, Any], ...]) -> dict[str, str]:
         )
         if begun and ended:
             facts[name] = f"{percent(fmean(begun))} → {percent(fmean(ended))}"
+    if (dropped := metrics[-1].get("curriculum/dropped")) is not None:
+        facts["problems dropped as too easy"] = f"{dropped:,}"
     return facts
 
 

@@ -74,12 +74,12 @@ class Progressive:
         width: float = 0.15,
         drop: float = 0.75,
     ) -> None:
-        _check(pass_rates, steps, per_step, start, end, width)
+        _check(pass_rates, steps, per_step, start, end, width, drop)
         self._rates = list(pass_rates)
         self._steps, self._seed = steps, seed
         self._start, self._end, self._width = start, end, width
         self._kept = [index for index, rate in enumerate(pass_rates) if rate < drop]
-        self.dropped = len(pass_rates) - len(self._kept)
+        self.drop, self.dropped = drop, len(pass_rates) - len(self._kept)
         if not self._kept:
             raise ConfigError(
                 f"no problem is left: all {len(pass_rates):,} have a pass rate of {drop:g} or more",
@@ -116,7 +116,7 @@ class Progressive:
         self._record.solve(pass_rates)
 
     def metrics(self) -> dict[str, float | int]:
-        """target: the Gaussian's centre; offline_rate: the mean pass rate, measured before training, of the problems drawn; rate: their
+        """dropped: problems left out as too easy; target: the Gaussian's centre; offline_rate: the mean pass rate, measured before training, of the problems drawn; rate: their
         mean pass rate now; pool_25: how many of them are in the pool that begins at a pass rate of 25 %."""
         drawn = self._record.drawn
         if not drawn:
@@ -125,6 +125,7 @@ class Progressive:
         for index in drawn:
             counts[self._pool_of[index].number] += 1
         return {
+            "dropped": self.dropped,
             "target": round(self.centre(self._record.step), 4),
             "offline_rate": round(fmean(self._rates[index] for index in drawn), 4),
             **self._record.metrics(),
@@ -205,7 +206,13 @@ def shares(rates: Sequence[float], centre: float, width: float, count: int, offs
 
 
 def _check(
-    pass_rates: Sequence[float], steps: int, per_step: int, start: float, end: float, width: float
+    pass_rates: Sequence[float],
+    steps: int,
+    per_step: int,
+    start: float,
+    end: float,
+    width: float,
+    drop: float,
 ) -> None:
     if not pass_rates:
         raise ConfigError("there are no problems with pass rates to draw from")
@@ -223,3 +230,8 @@ def _check(
         )
     if not 0 < width < math.inf:
         raise ConfigError(f"the Gaussian cannot be {width:g} wide", fix="its width is a number above 0")
+    if not 0 < drop <= 1:
+        raise ConfigError(
+            f"problems cannot be dropped from a pass rate of {drop:g} on",
+            fix="it is above 0, at most 1: those that are always solved teach nothing",
+        )

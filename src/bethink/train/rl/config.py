@@ -11,6 +11,8 @@ from bethink.chat.toggle import DEFAULT_FORMAT, ThinkFormat, ToggleStyle
 from bethink.core.config import did_you_mean
 from bethink.tasks.sources import task_specs
 from bethink.train.config import TrainingConfig
+from bethink.train.curricula.mastery import Mastery
+from bethink.train.curricula.progressive import Progressive
 from bethink.train.prefer.settings import REWARD
 from bethink.train.rl.choices import (
     ALGORITHMS,
@@ -77,8 +79,14 @@ class GRPOConfig(TrainingConfig, CodeOptions):
 
     curriculum: Literal["shuffled", "progressive", "mastery"] = "shuffled"
     pass_rates: Path | None = None
-    mastery_threshold: float = Field(0.7, gt=0, le=1)
-    mastery_fall_back: float = Field(0.3, ge=0, lt=1)
+    progressive_start: float | None = Field(None, ge=0, le=1)
+    progressive_end: float | None = Field(None, ge=0, le=1)
+    progressive_width: float | None = Field(None, gt=0, allow_inf_nan=False)
+    progressive_drop: float | None = Field(None, gt=0, le=1)
+    mastery_threshold: float | None = Field(None, gt=0, le=1)
+    mastery_fall_back: float | None = Field(None, ge=0, lt=1)
+    mastery_window: int | None = Field(None, ge=1)
+    mastery_rehearsal: float | None = Field(None, ge=0, lt=1)
 
     lr: float = Field(1e-5, gt=0)
     warmup: float = Field(0.03, ge=0, le=1)
@@ -152,17 +160,47 @@ class GRPOConfig(TrainingConfig, CodeOptions):
             raise ValueError("--full leaves no base below what is trained: the reference can only be `start`")
         if self.reference == "base" and self.reference_every:
             raise ValueError("the reference is `base`, which stays: leave --reference-every out")
-        if self.curriculum == "progressive" and self.pass_rates is None:
-            raise ValueError("the progressive curriculum needs --pass-rates (written by `bethink sample`)")
-        if self.curriculum == "mastery" and len(self.tasks) < 2:
-            raise ValueError(
-                "mastery gating needs several tasks, from the easiest to the hardest (one a level)"
-            )
+        self._check_curriculum()
         if self.eval_tasks and not self.eval_every:
             raise ValueError("eval_tasks are never asked without eval_every (as in --eval-every 10)")
         if self.group_size < 2 and self.objective.advantage is not None:
             raise ValueError("group_size must be at least 2: advantages are relative to the group")
         return self
+
+    def _check_curriculum(self) -> None:
+        for other in ("progressive", "mastery"):
+            if other == self.curriculum:
+                continue
+            given = [f"--{other}-{name.replace('_', '-')}" for name in self.curriculum_options(other)]
+            if other == "progressive" and self.pass_rates is not None:
+                given.append("--pass-rates")
+            if given:
+                raise ValueError(
+                    f"{given[0]} is an option of the {other} curriculum, and this one is {self.curriculum}: leave it out, or say "
+                    f"--curriculum {other}"
+                )
+        if self.curriculum == "progressive":
+            if self.pass_rates is None:
+                raise ValueError(
+                    "the progressive curriculum needs --pass-rates (written by `bethink sample`)"
+                )
+            # With a problem that any plan can draw: whether the numbers fit together is said before the problems are read.
+            Progressive([0.0], 1, 1, self.seed, **self.curriculum_options("progressive"))
+        if self.curriculum == "mastery":
+            if len(self.tasks) < 2:
+                raise ValueError(
+                    "mastery gating needs several tasks, from the easiest to the hardest (one a level)"
+                )
+            Mastery([0], self.seed, **self.curriculum_options("mastery"))
+
+    def curriculum_options(self, curriculum: str) -> dict[str, Any]:
+        """The options of a curriculum that were given, as its constructor calls them."""
+        prefix = f"{curriculum}_"
+        return {
+            name.removeprefix(prefix): value
+            for name in type(self).model_fields
+            if name.startswith(prefix) and (value := getattr(self, name)) is not None
+        }
 
     @property
     def objective(self) -> Objective:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from bethink.chat.render import Renderer
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
-from bethink.core.console import warn
+from bethink.core.console import note, warn
 from bethink.engine.dialogue import LocalDialogue
 from bethink.engine.native import NativeEngine
 from bethink.models.known_speed import speed_of
@@ -222,14 +222,24 @@ def _curriculum(config: GRPOConfig) -> tuple[list[Problem], Curriculum]:
     problems, levels = _problems(config)
     if config.curriculum == "mastery":
         require_graders(problems, levels)
-        threshold, fall_back = config.mastery_threshold, config.mastery_fall_back
-        return problems, Mastery(levels, config.seed, threshold, fall_back)
+        return problems, Mastery(levels, config.seed, **config.curriculum_options("mastery"))
     if config.pass_rates is not None:
         found = read_pass_rates(config.pass_rates, problems)
         if found.missing:
             warn(f"{found.missing:,} problems have no pass rate in {config.pass_rates} and are left out")
         rated = [problems[index] for index in found.indices]
-        return rated, Progressive(found.rates, config.steps, config.problems_per_step, config.seed)
+        progressive = Progressive(
+            found.rates,
+            config.steps,
+            config.problems_per_step,
+            config.seed,
+            **config.curriculum_options("progressive"),
+        )
+        note(
+            f"progressive curriculum: {progressive.dropped:,} of {len(rated):,} problems with a pass rate are dropped as too easy "
+            f"({progressive.drop:g} or more)"
+        )
+        return rated, progressive
     return problems, Shuffled(len(problems), config.seed)
 
 
