@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import shutil
-import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -326,65 +322,3 @@ def test_programs_asked_only_while_it_learns_need_a_sandbox_too(
         run_grpo(config)
     assert not (config.output / "rollouts.jsonl").exists()
     assert run_grpo(make_grpo(**asked, unsafe_code=True)).last["eval_on"] == 0
-
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.rl.run", "matplotlib.figure"])
-
-
-def _run(config_json: str, errors: str) -> None:
-    torch.set_num_threads(1)
-    with open(errors, "w", encoding="utf-8") as handle:
-        os.dup2(handle.fileno(), 2)
-        run_grpo(GRPOConfig.model_validate_json(config_json))
-
-
-def _start(config: GRPOConfig) -> ForkServerProcess:
-    process = _PROCESSES.Process(
-        target=_run, args=(config.model_dump_json(), str(config.output.with_suffix(".err")))
-    )
-    process.start()
-    return process
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"kl": 0.1, "reference_every": 3, "full": True, "updates_per_step": 2}]
-)
-def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
-    make_grpo: Make, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    settings = {
-        "tasks": f"{make_grpo().tasks[0]},held_out=0.3",
-        "steps": 12,
-        "checkpoint_every": 2,
-        "modes": "on=0.5,both=0.5",
-        "refills": 1,
-        "eval_every": 3,
-        "eval_size": 2,
-        **changes,
-    }
-    whole = make_grpo(output=tmp_path / "whole", **settings)
-    straight = _start(whole)
-    killed = make_grpo(output=tmp_path / "killed", **settings)
-    process = _start(killed)
-    metrics, wanted = killed.output / "metrics.jsonl", random.randint(1, 7)
-    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < wanted:
-        assert process.is_alive(), killed.output.with_suffix(".err").read_text()
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    resumed = _start(killed.model_copy(update={"resume": True}))
-    for config, run in ((whole, straight), (killed, resumed)):
-        run.join(timeout=200)
-        assert run.exitcode == 0, config.output.with_suffix(".err").read_text()
-    product = "model/model.safetensors" if killed.full else "adapter/adapter_model.safetensors"
-    for name in (product, "rollouts.jsonl", "train-problems.jsonl"):
-        assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes(), name
-    rows = [
-        [
-            {k: v for k, v in row.items() if k not in TIMING}
-            for row in read_metrics(c.output / "metrics.jsonl")
-        ]
-        for c in (killed, whole)
-    ]
-    assert rows[0] == rows[1]
