@@ -61,6 +61,20 @@ def test_a_model_in_training_is_as_before_afterwards() -> None:
     assert torch.equal(logits(model), expected)
 
 
+@pytest.mark.parametrize(("at_first", "later"), [(10**12, 0), (0, 10**12)])
+def test_how_a_model_in_training_is_sampled_from_is_decided_once(
+    monkeypatch: pytest.MonkeyPatch, at_first: int, later: int
+) -> None:
+    model = adapted()
+
+    def in_blocks(free: int) -> bool:
+        monkeypatch.setattr("bethink.models.prepacked.free_memory", lambda: free)
+        with sampling_weights(model):
+            return any(isinstance(module, PrepackedLinear) for module in model.modules())
+
+    assert [in_blocks(free) for free in (at_first, later, at_first)] == [at_first > 0] * 3
+
+
 def test_the_plain_weights_are_freed() -> None:
     model = tiny()
     weights = [weakref.ref(weight) for weight in model.parameters() if weight.ndim == 2]

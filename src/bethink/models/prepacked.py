@@ -2,18 +2,23 @@
 
 Layers that read one input (a module names them as its TOGETHER) are laid out as one. A decoding step takes half the time at 4 rows and
 two thirds at 64.
+
+Beside plain weights that stay, blocks are further copies, which free memory must allow. Products of blocks may round otherwise, so for a model
+in training that is decided once (`Decisions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bethink.core.console import note, warn
 from bethink.models import blocks
 from bethink.models.lora_layer import LoRALinear, folded, frozen_weights
 from bethink.models.machine import free_memory
@@ -77,15 +82,62 @@ def _let_go_of_files(model: nn.Module) -> None:
         tensor.data = tensor.data.clone()
 
 
+class Decisions:
+    """Which further copies of its weights a model in training has: `frozen` ones for learning, all of them for `sampling`.
+
+    Each is decided by the memory that is free when it is first asked for, and stays so. made: what an earlier process decided; keep: called
+    with all decisions when there is a new one.
+    """
+
+    def __init__(
+        self, made: Mapping[str, bool] | None = None, keep: Callable[[Mapping[str, bool]], None] | None = None
+    ) -> None:
+        self._made, self._keep = dict(made or {}), keep
+        self._asked: set[str] = set()
+
+    def decide(self, name: str, groups: Sequence[Group], copies: int) -> bool:
+        """Whether to make a copy, where there must be room for so many. A copy that was made before is made again, with a warning where
+        there is no longer room."""
+        if name not in self._asked:
+            self._asked.add(name)
+            room = _room_for(groups, copies)
+            if name not in self._made:
+                self._made[name] = room
+                if self._keep is not None:
+                    self._keep(self._made)
+                if not room:
+                    note(
+                        f"memory is too short for a rearranged copy of the {name} weights; it goes on without, which is slower"
+                    )
+            elif self._made[name] and not room:
+                warn(
+                    f"memory is short for the {name} weights' rearranged copy that this run began with; it is made all the same, since other "
+                    "kernels would not repeat the run to the bit: free some memory if it gets slow or is killed"
+                )
+        return self._made[name]
+
+
+_DECISIONS: WeakKeyDictionary[nn.Module, Decisions] = WeakKeyDictionary()
+
+
+def decide_by(model: nn.Module, decisions: Decisions) -> None:
+    """What decides for this model from now on; otherwise it is decided in each process anew."""
+    _DECISIONS[model] = decisions
+
+
+def _decided(model: nn.Module, name: str, groups: Sequence[Group], copies: int) -> bool:
+    return _possible(groups) and _DECISIONS.setdefault(model, Decisions()).decide(name, groups, copies)
+
+
 @contextmanager
 def sampling_weights(model: nn.Module) -> Iterator[None]:
     """Within the block a model in training is fast to sample from: adapters are folded in and weights rearranged.
 
     Afterwards everything is as before, bit for bit; while the block lasts the linear layers take twice their memory. Where weights
-    cannot be rearranged the adapters are folded alone.
+    cannot be rearranged, or were not the first time, the adapters are folded alone.
     """
     groups = _groups(model)
-    if not _possible(groups) or not _room_for(groups, 1):
+    if not _decided(model, "sampling", groups, 1):
         with folded(model):
             yield
         return
@@ -101,7 +153,7 @@ def sampling_weights(model: nn.Module) -> Iterator[None]:
 def rearrange_frozen(model: PreTrainedModel) -> bool:
     """Keep the frozen weights below a model's adapters, and its frozen head, in blocks too where memory allows; whether it was done."""
     groups = _groups(model)
-    if not _possible(groups) or not _room_for(groups, 2):
+    if not _decided(model, "frozen", groups, 2):
         return False
     for group in groups:
         adapted = [layer for layer in group.values() if isinstance(layer, LoRALinear)]

@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 
 from bethink.core.console import note
 from bethink.core.errors import ConfigError, DataError, ModelError
-from bethink.core.files import claim_output, sha256_file, write_json
+from bethink.core.files import claim_output, read_object, sha256_file, write_json
 from bethink.models.adapter_files import WEIGHTS, read_adapter_config
 from bethink.models.load import lay_out, load_model
 from bethink.models.locate import ModelFiles
 from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
 from bethink.models.machine import torch_dtype
-from bethink.models.prepacked import rearrange_frozen
+from bethink.models.prepacked import Decisions, decide_by, rearrange_frozen
 from bethink.models.save import export
 from bethink.train.checkpoint import replaced_directory
 from bethink.train.config import RunConfig, TrainingConfig
@@ -120,6 +120,7 @@ def load_whole(config: RunConfig, located: ModelFiles, device: torch.device) -> 
     """A model of which all weights are trained; an adapter that came with it is merged."""
     model: PreTrainedModel = load_model(located, dtype=torch.float32, device=str(device), merge=True)
     model.requires_grad_(True)
+    _decide_copies(config, model)
     masters = round_compute_copies(model, torch_dtype(config.dtype, str(device)))
     return Trained(model, masters, None, located, located.name)
 
@@ -158,8 +159,16 @@ def _load(config: TrainingConfig, located: ModelFiles, device: torch.device, *, 
         lora = read_adapter_config(located.adapter).lora(lora_layers(model))
         for layer in lora_layers(model).values():
             layer.dropout = 0.0
+    _decide_copies(config, model)
     rearrange_frozen(model)
     return Trained(model, {}, lora, located, base)
+
+
+def _decide_copies(config: RunConfig, model: PreTrainedModel) -> None:
+    """Have the model's further copies decided once in a run: the decisions stay in the output for the processes that resume it."""
+    kept = config.output / ".copies.json"
+    made = read_object(kept) if config.begun and kept.exists() else {}
+    decide_by(model, Decisions(made, keep=lambda decisions: write_json(kept, dict(decisions))))
 
 
 def loop_config(config: RunConfig, steps: int, eval_every: int = 0) -> LoopConfig:

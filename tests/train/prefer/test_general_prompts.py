@@ -149,7 +149,10 @@ def test_the_memory_a_reward_model_takes_is_counted(
     assert Rewards.of("accuracy=1").weight_bytes == 0
 
     config = make_grpo(tasks=prompts, rewards="format=1")
-    model = load_on(config, locate(config.model), torch.device("cpu")).model
+    apart = make_grpo(
+        tasks=prompts, output=tmp_path / "apart"
+    )  # what is loaded for a run is noted in its output
+    model = load_on(apart, locate(config.model), torch.device("cpu")).model
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     least = memory_needed(model, 256, recompute=Recompute.LAYERS) - weights
     monkeypatch.setattr("bethink.train.fit.free_memory", lambda: least + found // 2)
