@@ -145,7 +145,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
     rng = random.Random(seed)
     settings = {
         "steps": 8,
-        "checkpoint_every": 4,
+        "checkpoint_every": 3,
         "modes": "on=0.5,both=0.5",
         "refills": 1,
         "eval_every": 3,
