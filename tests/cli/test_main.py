@@ -1,5 +1,6 @@
 """The front door: quick, complete, and free of tracebacks for mistakes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,25 @@ def test_every_verb_has_help_that_needs_no_torch():
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "waits"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_wait_shortly_unless_the_user_says_otherwise(given, waits):
+    program = (
+        "import os, sys\n"
+        "from bethink.cli.main import main\n"
+        "sys.argv = ['bethink', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=kept | given)
+    assert done.stdout.splitlines()[-1] == waits
 
 
 def test_an_unknown_verb_is_wrong_usage():
