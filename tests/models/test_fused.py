@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -335,6 +336,15 @@ def loss_of(model: Any, segments: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("training", ["all", "adapters", "adapters in blocks", "some adapters"])
 @pytest.mark.parametrize(("kind", "changes"), KINDS)
 def test_a_fused_model_learns_what_the_plain_one_does(kind: str, changes: dict, training: str) -> None:
+    # How far one drawing of weights carries the rounding of its first layer is chance, for either model: the middle of three is not.
+    errors = [gradient_errors(kind, changes, training) for _ in range(3)]
+    for name in errors[0]:
+        theirs, ours = (median(drawn[name][which] for drawn in errors) for which in (0, 1))
+        assert ours < max(1e-5, 10 * theirs), f"{name}: {[drawn[name] for drawn in errors]}"
+
+
+def gradient_errors(kind: str, changes: dict, training: str) -> dict[str, tuple[float, float]]:
+    """Of each parameter of a freshly drawn model: how far the plain and the fused one's gradients are from those in double precision."""
     plain, fused = twins(kind, **changes)
     models = (copy.deepcopy(plain).double(), plain, fused)
     for model in models:
@@ -355,9 +365,13 @@ def test_a_fused_model_learns_what_the_plain_one_does(kind: str, changes: dict, 
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None} for model in models
     )
     assert exact.keys() == theirs.keys() == ours.keys()
-    for name, grad in exact.items():
-        error = [float((other[name] - grad).norm() / grad.norm()) for other in (theirs, ours)]
-        assert error[1] < max(1e-5, 10 * error[0]), f"{name}: {error}"
+    return {
+        name: (
+            float((theirs[name] - grad).norm() / grad.norm()),
+            float((ours[name] - grad).norm() / grad.norm()),
+        )
+        for name, grad in exact.items()
+    }
 
 
 @compiled
