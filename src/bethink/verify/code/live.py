@@ -17,14 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bethink.core.errors import BethinkError
+from bethink.verify.code.bounds import SHORTEST_WAIT, TimeBounds, countdown
 from bethink.verify.code.cgroup import ControlGroups
-from bethink.verify.code.cpu import ask_who_sends, seconds_used, who_sends
+from bethink.verify.code.cpu import ask_who_sends, who_sends
 from bethink.verify.code.sandbox import ENVIRONMENT, Limits, Plan, Status, filter_of, last_filter
 
 Message = dict[str, Any]
@@ -33,8 +33,6 @@ _START_SECONDS = 30.0
 _OWN_MEMORY = 64 * 2**20
 """What a sandbox takes beside its program: bubblewrap's processes and the kernel's tables."""
 _OWN_PROCESSES = 4
-_SHORTEST_WAIT = 0.02
-"""Seconds until a program's processor time is looked at again."""
 
 
 class EndedError(Exception):
@@ -64,7 +62,7 @@ class Sandbox:
         self.limits = limits
         self.cases = 1
         self._process: int | None = None
-        self._bounds: list[_Bound] = []
+        self._bounds: TimeBounds | None = None
         self._ready = False
         self._ended = False
         self.uid = -1
@@ -92,7 +90,7 @@ class Sandbox:
         try:
             self._ours.settimeout(_START_SECONDS)
             self._process = who_sends(self._ours)
-            told = self._receive(_countdown(_START_SECONDS))
+            told = self._receive(countdown(_START_SECONDS))
             ask_who_sends(self._ours, wanted=False)
         except (OSError, ValueError) as error:
             ended = self.end()
@@ -119,18 +117,14 @@ class Sandbox:
             raise
 
     def _ask(self, message: Message) -> Message:
-        shares = self.limits.shares(self.cases)
-        if not self._bounds:
-            self._begun = time.monotonic()
-            self._bounds = [self._bound(shares)]
-            message = {**message, "cpu": math.ceil(shares * self.limits.seconds)}
-        self._bounds[1:] = [self._bound(1)] if shares > 1 else []
+        if self._bounds is None:
+            self._bounds = TimeBounds(self.limits, self.cases, self._process)
+            message = {**message, "cpu": math.ceil(self._bounds.processor_seconds)}
+        self._bounds.next_question()
         try:
-            self._left()
-            self._send(
-                json.dumps(message).encode(), min(bound.clock for bound in self._bounds) - time.monotonic()
-            )
-            return self._receive(self._left)
+            self._bounds.left()
+            self._send(json.dumps(message).encode(), self._bounds.clock_left())
+            return self._receive(self._bounds.left)
         except TimeoutError as error:
             raise EndedError(Status.TIMEOUT, str(error)) from None
         except _NoAnswerError as error:
@@ -154,27 +148,8 @@ class Sandbox:
         if self._ended:
             self._ours.close()
 
-    def _bound(self, shares: int) -> _Bound:
-        """From now on, the time of so many cases."""
-        clock, processor = shares * self.limits.clock, shares * self.limits.seconds
-        return _Bound(shares, time.monotonic() + clock, seconds_used(self._process) + processor)
-
-    def _left(self) -> float:
-        """Seconds until the time may be up. Raises TimeoutError when it is."""
-        now, used = time.monotonic(), seconds_used(self._process)
-        for bound in self._bounds:
-            whole = " for all cases" if bound.shares > 1 else ""
-            if used >= bound.processor:
-                most = bound.shares * self.limits.seconds
-                raise TimeoutError(f"more than {most:g} s of processor time{whole}")
-            if now >= bound.clock:
-                raise TimeoutError(f"more than {bound.shares * self.limits.clock:g} s by the clock{whole}")
-        return min(
-            min(bound.clock - now, max(bound.processor - used, _SHORTEST_WAIT)) for bound in self._bounds
-        )
-
     def _send(self, body: bytes, seconds: float) -> None:
-        self._ours.settimeout(max(seconds, _SHORTEST_WAIT))
+        self._ours.settimeout(max(seconds, SHORTEST_WAIT))
         try:
             self._ours.sendall(len(body).to_bytes(4, "big") + body)
         except TimeoutError:
@@ -220,8 +195,9 @@ class Sandbox:
             return EndedError(Status.VIOLATION, "a system call that is not allowed")
         if self._warden.groups.out_of_memory() > self._oom:
             return EndedError(Status.MEMORY, "the control group's memory was used up")
-        most = self.limits.shares(self.cases) * self.limits.seconds
-        if signal == 24 or (signal == 9 and time.monotonic() - self._begun >= most):
+        bounds = self._bounds
+        if bounds is not None and (signal == 24 or (signal == 9 and bounds.passed)):
+            most = bounds.processor_seconds
             return EndedError(Status.TIMEOUT, f"more than {most:g} s of processor time")
         how = f"signal {signal}" if signal else f"exit code {code}"
         return EndedError(Status.ERROR, f"the process ended before it answered ({how})")
@@ -233,27 +209,6 @@ class Sandbox:
                 return code
             time.sleep(0.004)
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """When the time of so many cases is up. clock: of the parent's; processor: of the process's own."""
-
-    shares: int
-    clock: float
-    processor: float
-
-
-def _countdown(seconds: float) -> Callable[[], float]:
-    """Gives the seconds that are left. Raises TimeoutError when none are."""
-    until = time.monotonic() + seconds
-
-    def left() -> float:
-        if (still := until - time.monotonic()) > 0:
-            return still
-        raise TimeoutError("it did not answer")
-
-    return left
 
 
 class _NoAnswerError(ValueError):
