@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import multiprocessing
-import os
 import random
-import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,9 +22,10 @@ from bethink.train.distill.config import DistillConfig
 from bethink.train.distill.mixture import Mixture, split
 from bethink.train.distill.own import Asked, Student
 from bethink.train.distill.run import run_distill
-from bethink.train.metrics import TIMING, read_metrics
+from bethink.train.metrics import read_metrics
 from bethink.train.schedule import Schedule
 from bethink.train.token_store import build_stores
+from train.runs import ended_well, kill, start, untimed, wait_for_steps
 
 Make = Callable[..., DistillConfig]
 
@@ -164,24 +161,6 @@ def test_the_same_seed_draws_the_same_rows_and_no_row_is_both(
         assert [asked.mode for asked in draw.asked] == [store[row].mode for row in replaced]
 
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.distill.run", "matplotlib.figure"])
-
-
-def _run(config_json: str, errors: str) -> None:
-    torch.set_num_threads(1)
-    with open(errors, "w", encoding="utf-8") as handle:
-        os.dup2(handle.fileno(), 2)
-        run_distill(DistillConfig.model_validate_json(config_json))
-
-
-def _start(config: DistillConfig) -> ForkServerProcess:
-    errors = str(config.output.with_suffix(".err"))
-    process = _PROCESSES.Process(target=_run, args=(config.model_dump_json(), errors))
-    process.start()
-    return process
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -201,20 +180,15 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
         **changes,
     }
     whole = make_distill(output=tmp_path / "whole", **settings)
-    straight = _start(whole)
+    straight = start(run_distill, whole)
     killed = make_distill(output=tmp_path / "killed", **settings)
-    process = _start(killed)
-    metrics, wanted = killed.output / "metrics.jsonl", random.randint(1, 8)
-    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < wanted:
-        assert process.is_alive(), killed.output.with_suffix(".err").read_text()
-        time.sleep(0.002)
-    process.kill()
-    process.join()
+    process = start(run_distill, killed)
+    wait_for_steps(process, killed, random.randint(1, 8))
+    kill(process)
     assert not killed.product.exists()
-    resumed = _start(killed.model_copy(update={"resume": True}))
-    for config, run in ((whole, straight), (killed, resumed)):
-        run.join(timeout=200)
-        assert run.exitcode == 0, config.output.with_suffix(".err").read_text()
+    resumed = start(run_distill, killed.model_copy(update={"resume": True}))
+    ended_well(straight, whole)
+    ended_well(resumed, killed)
     product = "model/model.safetensors" if killed.full else "adapter/adapter_model.safetensors"
     names = [
         product,
@@ -222,11 +196,7 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
     ]
     for name in names:
         assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes(), name
-    left = [
-        [{k: v for k, v in row.items() if k not in TIMING} for row in rows_of(config)]
-        for config in (killed, whole)
-    ]
-    assert left[0] == left[1]
+    assert untimed(killed) == untimed(whole)
 
 
 def test_the_command_lines_defaults_are_the_configs() -> None:

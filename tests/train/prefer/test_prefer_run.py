@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import shutil
-import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from bethink.train.prefer.run import run_prefer
 from bethink.train.prefer.watch import FALL, WINDOW, Watch
 from train.prefer.conftest import digit_pairs, write_pairs
 from train.prefer.test_pair_rows import answer
+from train.runs import ended_well, kill, start, untimed, wait_for_steps
 
 Make = Callable[..., PreferConfig]
 
@@ -213,25 +210,6 @@ def test_half_a_line_left_by_a_killed_process_is_no_hindrance(make_prefer: Make)
     assert metrics.read_text() == whole
 
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.prefer.run", "matplotlib.figure"])
-
-
-def _run(config_json: str, errors: str) -> None:
-    torch.set_num_threads(1)
-    with open(errors, "w", encoding="utf-8") as handle:
-        os.dup2(handle.fileno(), 2)
-        run_prefer(PreferConfig.model_validate_json(config_json))
-
-
-def _start(config: PreferConfig) -> ForkServerProcess:
-    process = _PROCESSES.Process(
-        target=_run, args=(config.model_dump_json(), str(config.output.with_suffix(".err")))
-    )
-    process.start()
-    return process
-
-
 @pytest.mark.parametrize(
     "changes", [{}, {"full": True, "dtype": "bfloat16", "algorithm": "rpo"}, {"reward_model": True}]
 )
@@ -240,29 +218,17 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
 ) -> None:
     settings = {"steps": 24, "checkpoint_every": 3, "eval_every": 5, **changes}
     whole = make_prefer(output=tmp_path / "whole", **settings)
-    straight = _start(whole)
+    straight = start(run_prefer, whole)
     killed = make_prefer(output=tmp_path / "killed", **settings)
-    process = _start(killed)
-    metrics, wanted = killed.output / "metrics.jsonl", random.randint(0, 12)
-    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < wanted:
-        assert process.is_alive(), killed.output.with_suffix(".err").read_text()
-        time.sleep(0.002)
-    process.kill()
-    process.join()
+    process = start(run_prefer, killed)
+    wait_for_steps(process, killed, random.randint(0, 12))
+    kill(process)
     assert not killed.product.exists()
-    resumed = _start(killed.model_copy(update={"resume": True}))
-    for config, run in ((whole, straight), (killed, resumed)):
-        run.join(timeout=200)
-        assert run.exitcode == 0, config.output.with_suffix(".err").read_text()
+    resumed = start(run_prefer, killed.model_copy(update={"resume": True}))
+    ended_well(straight, whole)
+    ended_well(resumed, killed)
     files = [path.relative_to(whole.product) for path in whole.product.rglob("*") if path.is_file()]
     assert files
     for name in files:
         assert (killed.product / name).read_bytes() == (whole.product / name).read_bytes(), name
-    rows = [
-        [
-            {k: v for k, v in row.items() if k not in TIMING}
-            for row in read_metrics(c.output / "metrics.jsonl")
-        ]
-        for c in (killed, whole)
-    ]
-    assert rows[0] == rows[1]
+    assert untimed(killed) == untimed(whole)

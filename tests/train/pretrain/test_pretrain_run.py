@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import multiprocessing
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +20,12 @@ from bethink.core.errors import BethinkError, ConfigError, DataError
 from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.train.checkpoint import latest
-from bethink.train.metrics import TIMING, read_metrics
+from bethink.train.metrics import read_metrics
 from bethink.train.pretrain.config import PretrainConfig
 from bethink.train.pretrain.method import Order
 from bethink.train.pretrain.run import run_pretrain
 from bethink.train.pretrain.texts import build_text_stores, text_files
+from train.runs import ended_well, kill, start, untimed, wait_for_steps
 
 SHAPE = {
     "hidden_size": 32,
@@ -38,9 +36,6 @@ SHAPE = {
     "initializer_range": 0.1,
 }
 Make = Callable[..., PretrainConfig]
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.pretrain.run", "matplotlib.figure"])
 
 
 def _counting(count: int, seed: int) -> list[str]:
@@ -182,11 +177,6 @@ def test_a_long_text_is_cut_so_that_every_token_is_learned_once(tmp_path: Path, 
     assert learned == [*tokenizer.encode(text), tokenizer.stop_ids[-1]][1:]
 
 
-def _run(config_json: str) -> None:
-    torch.set_num_threads(1)
-    run_pretrain(PretrainConfig.model_validate_json(config_json))
-
-
 def test_killed_and_resumed_leaves_the_same_bytes(make: Make, tmp_path: Path) -> None:
     settings = {
         "steps": 8,
@@ -195,30 +185,19 @@ def test_killed_and_resumed_leaves_the_same_bytes(make: Make, tmp_path: Path) ->
         "held_out": 0.1,
         "seed": random.randrange(2**31),
     }
-    torch.set_num_threads(1)
-    whole = run_pretrain(make(output=tmp_path / "whole", **settings))
-    config = make(output=tmp_path / "killed", **settings)
-    process = _PROCESSES.Process(target=_run, args=(config.model_dump_json(),))
-    process.start()
-    metrics = config.output / "metrics.jsonl"
-    while process.is_alive() and (not metrics.exists() or len(metrics.read_bytes().splitlines()) < 5):
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert not config.product.exists(), "it was to be killed on the way"
-    again = run_pretrain(config.model_copy(update={"resume": True}))
-    digests = [
-        hashlib.sha256((r.path / "model.safetensors").read_bytes()).hexdigest() for r in (whole, again)
-    ]
-    assert digests[0] == digests[1]
-    lines = [
-        [
-            {k: v for k, v in row.items() if k not in TIMING}
-            for row in read_metrics(r.path.parent / "metrics.jsonl")
-        ]
-        for r in (whole, again)
-    ]
-    assert lines[0] == lines[1]
+    whole = make(output=tmp_path / "whole", **settings)
+    straight = start(run_pretrain, whole)
+    killed = make(output=tmp_path / "killed", **settings)
+    process = start(run_pretrain, killed)
+    wait_for_steps(process, killed, random.randint(1, 5))
+    kill(process)
+    assert not killed.product.exists(), "it was to be killed on the way"
+    resumed = start(run_pretrain, killed.model_copy(update={"resume": True}))
+    ended_well(straight, whole)
+    ended_well(resumed, killed)
+    name = "model.safetensors"
+    assert (killed.product / name).read_bytes() == (whole.product / name).read_bytes()
+    assert untimed(killed) == untimed(whole)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import time
 from collections.abc import Callable
@@ -13,49 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bethink.core.files import read_jsonl
 from bethink.train import checkpoint
-from bethink.train.metrics import TIMING, read_metrics
+from bethink.train.metrics import read_metrics
 from bethink.train.rl.config import GRPOConfig
 from bethink.train.rl.run import run_grpo
+from train.runs import ended_well, kill, said, start, untimed, warm_up
 
 Make = Callable[..., GRPOConfig]
-Kill = Callable[[ForkServerProcess, GRPOConfig, random.Random, float], None]
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.rl.run", "matplotlib.figure"])
-
-
-def _run(config_json: str, said: str) -> None:
-    torch.set_num_threads(1)
-    with open(said, "a", encoding="utf-8") as handle:
-        os.dup2(handle.fileno(), 2)
-        run_grpo(GRPOConfig.model_validate_json(config_json))
-
-
-def start(config: GRPOConfig) -> ForkServerProcess:
-    process = _PROCESSES.Process(target=_run, args=(config.model_dump_json(), said_by(config)))
-    process.start()
-    return process
-
-
-def said_by(config: GRPOConfig) -> str:
-    return str(config.output.with_suffix(".err"))
-
-
-def ended_well(process: ForkServerProcess, config: GRPOConfig) -> None:
-    process.join(timeout=200)
-    assert process.exitcode == 0, Path(said_by(config)).read_text()
+Moment = Callable[[ForkServerProcess, GRPOConfig, random.Random, float], None]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _imports_done() -> None:
     """How long a run takes is measured: the server's own start is no part of it."""
-    process = _PROCESSES.Process(target=int)
-    process.start()
-    process.join()
+    warm_up()
 
 
 def wait_for(process: ForkServerProcess, happened: Callable[[], bool]) -> None:
@@ -155,20 +126,19 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
     }
     whole = make_grpo(output=tmp_path / "whole", **settings)
     begun = time.perf_counter()
-    ended_well(start(whole), whole)
+    ended_well(start(run_grpo, whole), whole)
     seconds = time.perf_counter() - begun
 
     killed = make_grpo(output=tmp_path / "killed", **settings)
-    aimed: list[Kill] = [while_sampling, while_a_checkpoint_is_written]
-    for kill in (*rng.sample(aimed, len(aimed)), at_any_time):
-        process = start(killed)
-        kill(process, killed, rng, seconds)
-        process.kill()
-        process.join()
-        assert process.exitcode in (-9, 0), Path(said_by(killed)).read_text()
-        print(f"{kill.__name__}: {left_by(killed)}, {'done' if process.exitcode == 0 else 'killed'}")
+    aimed: list[Moment] = [while_sampling, while_a_checkpoint_is_written]
+    for moment in (*rng.sample(aimed, len(aimed)), at_any_time):
+        process = start(run_grpo, killed)
+        moment(process, killed, rng, seconds)
+        kill(process)
+        assert process.exitcode in (-9, 0), said(killed)
+        print(f"{moment.__name__}: {left_by(killed)}, {'done' if process.exitcode == 0 else 'killed'}")
         killed = killed.model_copy(update={"resume": True})
-    ended_well(start(killed), killed)
+    ended_well(start(run_grpo, killed), killed)
 
     last = f"checkpoints/step-{settings['steps']:08d}"
     product = "model/model.safetensors" if killed.full else "adapter/adapter_model.safetensors"
@@ -180,14 +150,7 @@ def test_killed_again_and_again_it_writes_the_same_bytes(
         f"{last}/state.json",
     ):
         assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes(), name
-    of_killed, of_whole = (
-        [
-            {name: value for name, value in row.items() if name not in TIMING}
-            for row in read_metrics(config.output / "metrics.jsonl")
-        ]
-        for config in (killed, whole)
-    )
-    assert of_killed == of_whole
+    assert untimed(killed) == untimed(whole)
 
 
 def done_by(config: GRPOConfig) -> int:

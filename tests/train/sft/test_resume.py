@@ -3,63 +3,22 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from bethink.core.errors import OutputError
-from bethink.train.metrics import TIMING, read_metrics
+from bethink.train.metrics import read_metrics
 from bethink.train.sft.config import SFTConfig
 from bethink.train.sft.run import run_sft
+from train.runs import ended_well, kill, said, start, untimed, wait_for_steps
 
 Make = Callable[..., SFTConfig]
-
-
-def _untimed(path: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(path)]
-
-
-# The server imports once and forks a process for each run: real processes, without seven times the import.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["bethink.train.sft.run", "bethink.engine.native", "matplotlib.figure"])
-
-
-def _run(config_json: str, errors: str) -> None:
-    torch.set_num_threads(1)
-    with open(errors, "w", encoding="utf-8") as handle:
-        os.dup2(handle.fileno(), 2)
-        run_sft(SFTConfig.model_validate_json(config_json))
-
-
-def _start(config: SFTConfig) -> ForkServerProcess:
-    process = _PROCESSES.Process(target=_run, args=(config.model_dump_json(), str(_errors(config))))
-    process.start()
-    return process
-
-
-def _errors(config: SFTConfig) -> Path:
-    return config.output.with_suffix(".err")
-
-
-def _wait_for_line(config: SFTConfig, count: int, process: ForkServerProcess) -> None:
-    metrics = config.output / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < count:
-        assert process.is_alive(), _errors(config).read_text()
-        time.sleep(0.002)
-
-
-def _finish(config: SFTConfig, process: ForkServerProcess) -> None:
-    process.join(timeout=200)
-    assert process.exitcode == 0, _errors(config).read_text()
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -74,34 +33,33 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_weights(
     }
     settings |= {"held_out": 0.1, "eval_every": 6, "sample_tokens": 4, "dtype": "bf16" if full else "fp32"}
     whole = make_config(output=tmp_path / "whole", **settings)
-    straight = _start(whole)
+    straight = start(run_sft, whole)
     killed = make_config(output=tmp_path / "killed", **settings)
-    process = _start(killed)
-    _wait_for_line(killed, random.randint(1, 16), process)
-    process.kill()
-    process.join()
+    process = start(run_sft, killed)
+    wait_for_steps(process, killed, random.randint(1, 16))
+    kill(process)
     assert not (killed.output / "adapter").exists()
     assert not (killed.output / "model").exists()
 
-    resumed = _start(killed.model_copy(update={"resume": True}))
-    _finish(whole, straight)
-    _finish(killed, resumed)
+    resumed = start(run_sft, killed.model_copy(update={"resume": True}))
+    ended_well(straight, whole)
+    ended_well(resumed, killed)
     name = "model/model.safetensors" if full else "adapter/adapter_model.safetensors"
     assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes()
-    assert _untimed(killed.output / "metrics.jsonl") == _untimed(whole.output / "metrics.jsonl")
+    assert untimed(killed) == untimed(whole)
     assert (killed.output / "samples.md").read_text() == (whole.output / "samples.md").read_text()
     assert len(list((killed.output / "checkpoints").iterdir())) == killed.keep
 
 
 def test_ctrl_c_finishes_the_step_saves_and_shows_how_to_go_on(make_config: Make) -> None:
     config = make_config(steps=500, checkpoint_every=0)
-    process = _start(config)
-    _wait_for_line(config, 2, process)
+    process = start(run_sft, config)
+    wait_for_steps(process, config, 2)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     process.join(timeout=200)
     assert process.exitcode == 1  # KeyboardInterrupt
-    assert "--resume" in _errors(config).read_text()
+    assert "--resume" in said(config)
     rows = read_metrics(config.output / "metrics.jsonl")
     saved = sorted((config.output / "checkpoints").iterdir())
     assert saved[-1].name == f"step-{rows[-1]['step']:08d}"
