@@ -336,11 +336,11 @@ def loss_of(model: Any, segments: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("training", ["all", "adapters", "adapters in blocks", "some adapters"])
 @pytest.mark.parametrize(("kind", "changes"), KINDS)
 def test_a_fused_model_learns_what_the_plain_one_does(kind: str, changes: dict, training: str) -> None:
-    # How far one drawing of weights carries the rounding of its first layer is chance, for either model: the middle of three is not.
-    errors = [gradient_errors(kind, changes, training) for _ in range(3)]
-    for name in errors[0]:
-        theirs, ours = (median(drawn[name][which] for drawn in errors) for which in (0, 1))
-        assert ours < max(1e-5, 10 * theirs), f"{name}: {[drawn[name] for drawn in errors]}"
+    # How far one drawing of weights carries the rounding of its first layer is chance, for either model: the middle of five is not.
+    drawn = [gradient_errors(kind, changes, training) for _ in range(5)]
+    for name in drawn[0]:
+        errors = [errors[name] for errors in drawn]
+        assert median(ours / max(1e-6, theirs) for theirs, ours in errors) < 6, f"{name}: {errors}"
 
 
 def gradient_errors(kind: str, changes: dict, training: str) -> dict[str, tuple[float, float]]:
