@@ -56,6 +56,22 @@ def kill(process: ForkServerProcess) -> None:
     process.join()
 
 
+def undisturbed_and_killed(
+    run: Callable[[Any], object], whole: RunConfig, killed: RunConfig, *, after: int
+) -> None:
+    """Both runs to their end: one without a break, the other killed once so many steps stand in its metrics, and resumed."""
+    straight, process = start(run, whole), start(run, killed)
+    wait_for_steps(process, killed, after)
+    kill(process)
+    made = [
+        path for path in (killed.product, killed.output / "adapter", killed.output / "model") if path.exists()
+    ]
+    assert not made, "it was to be killed on the way"
+    resumed = start(run, killed.model_copy(update={"resume": True}))
+    ended_well(straight, whole)
+    ended_well(resumed, killed)
+
+
 def ended_well(process: ForkServerProcess, config: RunConfig) -> None:
     """Wait for its end."""
     process.join(timeout=200)

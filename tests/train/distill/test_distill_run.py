@@ -25,7 +25,7 @@ from bethink.train.distill.run import run_distill
 from bethink.train.metrics import read_metrics
 from bethink.train.schedule import Schedule
 from bethink.train.token_store import build_stores
-from train.runs import ended_well, kill, start, untimed, wait_for_steps
+from train.runs import undisturbed_and_killed, untimed
 
 Make = Callable[..., DistillConfig]
 
@@ -180,15 +180,8 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
         **changes,
     }
     whole = make_distill(output=tmp_path / "whole", **settings)
-    straight = start(run_distill, whole)
     killed = make_distill(output=tmp_path / "killed", **settings)
-    process = start(run_distill, killed)
-    wait_for_steps(process, killed, random.randint(1, 8))
-    kill(process)
-    assert not killed.product.exists()
-    resumed = start(run_distill, killed.model_copy(update={"resume": True}))
-    ended_well(straight, whole)
-    ended_well(resumed, killed)
+    undisturbed_and_killed(run_distill, whole, killed, after=random.randint(1, 8))
     product = "model/model.safetensors" if killed.full else "adapter/adapter_model.safetensors"
     names = [
         product,

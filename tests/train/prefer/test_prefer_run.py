@@ -22,7 +22,7 @@ from bethink.train.prefer.run import run_prefer
 from bethink.train.prefer.watch import FALL, WINDOW, Watch
 from train.prefer.conftest import digit_pairs, write_pairs
 from train.prefer.test_pair_rows import answer
-from train.runs import ended_well, kill, start, untimed, wait_for_steps
+from train.runs import undisturbed_and_killed, untimed
 
 Make = Callable[..., PreferConfig]
 
@@ -218,15 +218,8 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bytes(
 ) -> None:
     settings = {"steps": 24, "checkpoint_every": 3, "eval_every": 5, **changes}
     whole = make_prefer(output=tmp_path / "whole", **settings)
-    straight = start(run_prefer, whole)
     killed = make_prefer(output=tmp_path / "killed", **settings)
-    process = start(run_prefer, killed)
-    wait_for_steps(process, killed, random.randint(0, 12))
-    kill(process)
-    assert not killed.product.exists()
-    resumed = start(run_prefer, killed.model_copy(update={"resume": True}))
-    ended_well(straight, whole)
-    ended_well(resumed, killed)
+    undisturbed_and_killed(run_prefer, whole, killed, after=random.randint(0, 12))
     files = [path.relative_to(whole.product) for path in whole.product.rglob("*") if path.is_file()]
     assert files
     for name in files:

@@ -25,7 +25,7 @@ from bethink.train.pretrain.config import PretrainConfig
 from bethink.train.pretrain.method import Order
 from bethink.train.pretrain.run import run_pretrain
 from bethink.train.pretrain.texts import build_text_stores, text_files
-from train.runs import ended_well, kill, start, untimed, wait_for_steps
+from train.runs import undisturbed_and_killed, untimed
 
 SHAPE = {
     "hidden_size": 32,
@@ -186,15 +186,8 @@ def test_killed_and_resumed_leaves_the_same_bytes(make: Make, tmp_path: Path) ->
         "seed": random.randrange(2**31),
     }
     whole = make(output=tmp_path / "whole", **settings)
-    straight = start(run_pretrain, whole)
     killed = make(output=tmp_path / "killed", **settings)
-    process = start(run_pretrain, killed)
-    wait_for_steps(process, killed, random.randint(1, 5))
-    kill(process)
-    assert not killed.product.exists(), "it was to be killed on the way"
-    resumed = start(run_pretrain, killed.model_copy(update={"resume": True}))
-    ended_well(straight, whole)
-    ended_well(resumed, killed)
+    undisturbed_and_killed(run_pretrain, whole, killed, after=random.randint(1, 5))
     name = "model.safetensors"
     assert (killed.product / name).read_bytes() == (whole.product / name).read_bytes()
     assert untimed(killed) == untimed(whole)

@@ -16,7 +16,7 @@ from bethink.core.errors import OutputError
 from bethink.train.metrics import read_metrics
 from bethink.train.sft.config import SFTConfig
 from bethink.train.sft.run import run_sft
-from train.runs import ended_well, kill, said, start, untimed, wait_for_steps
+from train.runs import said, start, undisturbed_and_killed, untimed, wait_for_steps
 
 Make = Callable[..., SFTConfig]
 
@@ -33,17 +33,8 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_weights(
     }
     settings |= {"held_out": 0.1, "eval_every": 6, "sample_tokens": 4, "dtype": "bf16" if full else "fp32"}
     whole = make_config(output=tmp_path / "whole", **settings)
-    straight = start(run_sft, whole)
     killed = make_config(output=tmp_path / "killed", **settings)
-    process = start(run_sft, killed)
-    wait_for_steps(process, killed, random.randint(1, 16))
-    kill(process)
-    assert not (killed.output / "adapter").exists()
-    assert not (killed.output / "model").exists()
-
-    resumed = start(run_sft, killed.model_copy(update={"resume": True}))
-    ended_well(straight, whole)
-    ended_well(resumed, killed)
+    undisturbed_and_killed(run_sft, whole, killed, after=random.randint(1, 16))
     name = "model/model.safetensors" if full else "adapter/adapter_model.safetensors"
     assert (killed.output / name).read_bytes() == (whole.output / name).read_bytes()
     assert untimed(killed) == untimed(whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,7 @@ class RolloutLog:
     def write(self, step: int, groups: Iterable[Group], trained: frozenset[int]) -> None:
         """The rollouts of `step` (1-based), on disk when this returns. trained: the ids of the groups that were learned from."""
         lines = [
-            dump_line(_row(step, group, number, trained=id(group) in trained))
-            for group in groups
-            for number in range(len(group.rollouts))
+            dump_line(row) for group in groups for row in _rows(step, group, trained=id(group) in trained)
         ]
         with explain_os_errors(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write("".join(lines))
@@ -34,7 +32,12 @@ class RolloutLog:
             os.fsync(handle.fileno())
 
 
-def _row(step: int, group: Group, number: int, *, trained: bool) -> dict[str, Any]:
+def _rows(step: int, group: Group, *, trained: bool) -> Iterator[dict[str, Any]]:
+    for number, paid_though_wrong in enumerate(group.paid_though_wrong):
+        yield _row(step, group, number, paid_though_wrong=paid_though_wrong, trained=trained)
+
+
+def _row(step: int, group: Group, number: int, *, paid_though_wrong: bool, trained: bool) -> dict[str, Any]:
     rollout = group.rollouts[number]
     attempt, verdict = rollout.attempt, rollout.attempt.verdict
     count = max(len(rollout.logprobs), 1)
@@ -59,7 +62,7 @@ def _row(step: int, group: Group, number: int, *, trained: bool) -> dict[str, An
         "truncated": attempt.truncated,
         "opened": attempt.opened,
         "masked": not rollout.counts,
-        "paid_though_wrong": group.paid_though_wrong[number],
+        "paid_though_wrong": paid_though_wrong,
         "mean_logprob": round(sum(rollout.logprobs) / count, 6),
         "refill": group.refill,
         "trained": trained and rollout.counts,
