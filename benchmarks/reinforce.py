@@ -5,7 +5,7 @@
     python benchmarks/reinforce.py runs/reinforce [RUN ...] [--check]
 
 Reads each run's results, manifest, comparisons and curves, checks what the recipe promises, writes benchmarks/results/reinforce.json (every run:
-seed, machine, timings, rows, promises broken) and puts the first run's tables between the marks in docs/grpo.md. --check only checks. A run
+seed, machine, timings, rows, promises broken) and puts tables of them between the marks in docs/grpo.md. --check only checks. A run
 up to its stage reinforcement_helps will do; what comes after it is then left out.
 """
 
@@ -46,24 +46,49 @@ def tokens_to(accuracy: float, points: Curve) -> float:
 
 
 def shown(runs: list[Run]) -> str:
-    """The first run's table, and both curves of the first that has them."""
-    found = next((run for run in runs if "curves" in run), None)
-    return table(runs[0]) + (curves_table(found["curves"]) if found else "")
+    """The first run's table, a line for each run, and both curves of those that have them."""
+    return table(runs[0]) + runs_table(runs) + curves_table([run for run in runs if "curves" in run])
 
 
-def curves_table(curves: dict[str, Curve]) -> str:
+def runs_table(runs: list[Run]) -> str:
+    """What reinforcement and gating changed, run by run; accuracies thinking on."""
+    lines = []
+    for run in runs:
+        on = {row["model"]: f"{100 * row['accuracy']:.1f} %" for row in run["rows"] if row["mode"] == "on"}
+        shown_helps = {
+            stage: f"{100 * run[stage]['difference']:+.1f} ({100 * run[stage]['low']:+.1f} to {100 * run[stage]['high']:+.1f})"
+            for stage in ("reinforcement_helps", "gating_helps")
+            if stage in run
+        }
+        cells = [
+            str(run["seed"]),
+            on["before"],
+            on["after"],
+            shown_helps["reinforcement_helps"],
+            f"{run['stages']['longer'] / 60:.0f} min",
+            on.get("after_gated", ""),
+            on.get("after_mixed", ""),
+            shown_helps.get("gating_helps", ""),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    head = "| seed | before | after | difference (95 % interval) | learned in | gated | mixed | gated less mixed |"
+    return "\n".join(["", head, "|---" * 8 + "|", *lines, ""])
+
+
+def curves_table(runs: list[Run]) -> str:
     """A line for each stage: accuracy by tokens sampled."""
     lines = [
-        f"| {stage} | "
+        f"| {run['seed']} | {stage} | "
         + " | ".join(f"{100 * accuracy:.0f} % at {tokens / 1000:.0f}k" for tokens, accuracy in points)
         + " |"
-        for stage, points in curves.items()
+        for run in runs
+        for stage, points in run["curves"].items()
     ]
-    places = max(len(points) for points in curves.values())
-    head = "| levels | held-out accuracy on nine and ten numbers, by completion tokens sampled |" + " |" * (
-        places - 1
-    )
-    return "\n".join(["", head, "|---" * (places + 1) + "|", *lines, ""])
+    if not lines:
+        return ""
+    places = max(len(points) for run in runs for points in run["curves"].values())
+    head = "| seed | levels | held-out accuracy on nine and ten numbers, by completion tokens sampled |"
+    return "\n".join(["", head + " |" * (places - 1), "|---" * (places + 2) + "|", *lines, ""])
 
 
 def failures(run: Run) -> list[str]:
