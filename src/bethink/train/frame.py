@@ -22,7 +22,7 @@ from bethink.core.files import claim_output, read_object, sha256_file, write_jso
 from bethink.models.adapter_files import WEIGHTS, read_adapter_config
 from bethink.models.load import lay_out, load_model
 from bethink.models.locate import ModelFiles
-from bethink.models.lora import LoRAConfig, add_lora, lora_layers, save_adapter
+from bethink.models.lora import LoRAConfig, add_lora, load_adapter, lora_layers, save_adapter
 from bethink.models.machine import torch_dtype
 from bethink.models.prepacked import Decisions, decide_by, rearrange_frozen
 from bethink.models.save import export
@@ -125,43 +125,39 @@ def load_whole(config: RunConfig, located: ModelFiles, device: torch.device) -> 
     return Trained(model, masters, None, located, located.name)
 
 
-def load_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
-    """All weights, or a new adapter; one that came with the model is merged into it."""
-    return _load(config, located, device, merge=True)
-
-
-def lay_out_new(config: TrainingConfig, located: ModelFiles, device: torch.device) -> PreTrainedModel:
-    """The model of `load_new` without its weights, for what can be known before they are read."""
-    model = lay_out(located, torch_dtype(config.dtype, str(device)))
-    if config.full:
-        model.requires_grad_(True)
-    else:
-        with torch.device("meta"):
-            add_lora(model, config.lora, config.seed)
-    return model
-
-
 def load_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -> Trained:
-    """All weights, or the adapter that came with the model, trained on without dropout; a new one where none did."""
-    return _load(config, located, device, merge=config.full)
-
-
-def _load(config: TrainingConfig, located: ModelFiles, device: torch.device, *, merge: bool) -> Trained:
+    """What the options name: all weights, an adapter merged into them; else the adapter that came with the model, or a new one."""
     if config.full:
         return load_whole(config, located, device)
     dtype = torch_dtype(config.dtype, str(device))
-    model: PreTrainedModel = load_model(located, dtype=dtype, device=str(device), merge=merge)
+    model: PreTrainedModel = load_model(located, dtype=dtype, device=str(device))
     base, lora = located.name, config.lora
-    if merge or located.adapter is None:
+    if located.adapter is None:
         add_lora(model, lora, config.seed)
     else:
         base = base.rpartition("+")[0]
-        lora = read_adapter_config(located.adapter).lora(lora_layers(model))
+        dropout = config.lora.dropout  # this run's, not that of the run it comes from
+        settings = read_adapter_config(located.adapter).lora(lora_layers(model))
+        lora = settings.model_copy(update={"dropout": dropout})
         for layer in lora_layers(model).values():
-            layer.dropout = 0.0
+            layer.dropout = dropout
     _decide_copies(config, model)
     rearrange_frozen(model)
     return Trained(model, {}, lora, located, base)
+
+
+def lay_out_on(config: TrainingConfig, located: ModelFiles, device: torch.device) -> PreTrainedModel:
+    """The model of `load_on` without its weights, for what can be known before they are read."""
+    model = lay_out(located, torch_dtype(config.dtype, str(device)))
+    if config.full:
+        model.requires_grad_(True)
+        return model
+    with torch.device("meta"):
+        if located.adapter is None:
+            add_lora(model, config.lora, config.seed)
+        else:
+            load_adapter(model, located.adapter)
+    return model
 
 
 def _decide_copies(config: RunConfig, model: PreTrainedModel) -> None:

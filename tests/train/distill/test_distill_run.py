@@ -16,6 +16,7 @@ import torch
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
 from bethink.cli.distill import distill
+from bethink.models.adapter_files import read_adapter_config
 from bethink.models.load import load_model
 from bethink.models.locate import locate
 from bethink.train.distill.config import DistillConfig
@@ -111,6 +112,24 @@ def test_a_teacher_with_an_adapter_is_that_model(make_distill: Make, tmp_path: P
     other = make_distill(teacher=adapted, output=tmp_path / "other", lr=1e-9)
     run_distill(other)
     assert rows_of(other)[0]["divergence"] > 1e-3
+
+
+@pytest.mark.parametrize("stored", [None, 8])
+def test_the_students_adapter_is_trained_on(stored: int | None, make_distill: Make, tmp_path: Path) -> None:
+    first = run_distill(make_distill(lr=3e-2, output=tmp_path / "first"))
+    base = make_distill().model
+    on = make_distill(
+        model=f"{base}+{first.path}", rank=99, lr=3e-2, store_teacher=stored, output=tmp_path / "on"
+    )
+    second = run_distill(on)
+    assert rows_of(on)[-1]["agreement"] > rows_of(make_distill(output=tmp_path / "first"))[0]["agreement"]
+    assert read_adapter_config(second.path).r == read_adapter_config(first.path).r
+    assert read_adapter_config(second.path).base_model_name_or_path == base
+    trained = [
+        json.loads((tmp_path / name / "preflight.json").read_text())["trained_parameters"]
+        for name in ("first", "on")
+    ]
+    assert trained[0] == trained[1]
 
 
 def test_a_share_splits_a_step_and_both_get_a_place() -> None:

@@ -45,6 +45,28 @@ def test_the_adapter_computes_the_same_in_peft(make_config: Make, tiny_model_dir
     assert (plain - theirs).abs().max() > 1e-2
 
 
+def test_an_adapter_that_comes_with_the_model_is_trained_on(
+    make_config: Make, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """It stays one of the plain model's, of its own rank; its dropout is this run's."""
+    first = run_sft(make_config(lr=0.05, dropout=0.5))
+    adapted = f"{tiny_model_dir}+{first.path}"
+    second = run_sft(make_config(model=adapted, rank=99, lr=1e-9, output=tmp_path / "again"))
+    settings = [json.loads((path / "adapter_config.json").read_text()) for path in (first.path, second.path)]
+    assert [one["r"] for one in settings] == [4, 4]
+    assert [one["lora_dropout"] for one in settings] == [0.5, 0.0]
+    assert settings[1]["base_model_name_or_path"] == str(tiny_model_dir)
+    ids = torch.arange(20)[None]
+    before, after = (
+        load_model(locate(f"{tiny_model_dir}+{path}"), dtype=torch.float32, device="cpu")(ids).logits
+        for path in (first.path, second.path)
+    )
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
+    assert second.last["loss"] < first.last["loss"]
+    further = run_sft(make_config(model=adapted, lr=0.05, output=tmp_path / "further"))
+    assert further.last["loss"] < second.last["loss"]
+
+
 def test_metrics_say_loss_of_both_modes_rate_and_how_far_the_run_is(make_config: Make) -> None:
     config = make_config(steps=None, epochs=1.5, batch_size=20, eval_data=make_config().data, eval_every=3)
     run_sft(config)

@@ -43,8 +43,8 @@ from bethink.train.frame import (
     capacity_of,
     claimed_output,
     finished,
-    lay_out_new,
-    load_new,
+    lay_out_on,
+    load_on,
     loop_config,
 )
 from bethink.train.problems import load_problems, write_problems
@@ -121,7 +121,7 @@ class _Given:
         )
 
     def load_student(self) -> Trained:
-        trained = load_new(self.config, self.located, self.device)
+        trained = load_on(self.config, self.located, self.device)
         prove_head(trained.model)
         require_rows(trained.model, self.vocabulary, self.located)
         return trained
@@ -201,7 +201,7 @@ def _ask_first(given: _Given) -> _Ready:
 
     Rows and memory are looked at before, on the student without its weights, so that what stops the run does so before the teacher's pass.
     """
-    outline = lay_out_new(given.config, given.located, given.device)
+    outline = lay_out_on(given.config, given.located, given.device)
     require_rows(outline, given.vocabulary, given.located)
     data = _data(given, outline)
     floor = StepFloor.of(outline, given.speed) if given.speed else None

@@ -33,7 +33,7 @@ from bethink.train.frame import (
     capacity_of,
     claimed_output,
     finished,
-    load_new,
+    load_on,
     loop_config,
     result,
 )
@@ -72,7 +72,7 @@ def _run(config: SFTConfig, files: Sequence[Path], located: ModelFiles, device: 
     tokenizer = ChatTokenizer.load(located.directory)
     # Where the speed has to be measured, the memory is still free.
     speed = speed_of(str(device), torch_dtype(config.dtype, str(device)))
-    trained = load_new(config, located, device)
+    trained = load_on(config, located, device)
     model = trained.model
     prove_head(model)
     store, held_out = stores(config, files, tokenizer, model)
