@@ -17,7 +17,7 @@ from bethink.chat.toggle import Mode
 from bethink.models.lora import LoRAConfig, add_lora
 from bethink.train.batch import packed_batches
 from bethink.train.distill.divergence import divergence_named
-from bethink.train.distill.loss import Objective, compare
+from bethink.train.distill.loss import UNHEARD, Objective, compare
 from bethink.train.distill.target import TargetOf, coarsened
 from bethink.train.distill.teacher import Teacher
 from bethink.train.memory import chunk_tokens
@@ -149,6 +149,8 @@ def test_logits_of_a_whole_row_are_never_there(rng: np.random.Generator) -> None
 
 def test_figures_of_each_token(rng: np.random.Generator) -> None:
     student, teacher = tiny(), tiny()
+    with torch.no_grad():  # sure enough to have next to no probability for some tokens
+        student.get_output_embeddings().weight.mul_(20)
     samples = samples_of(rng, [(4, 9)])
     (batch,) = packed_batches(samples, 64)
     objective = Objective(divergence_named("forward", 0.5), 1.0, 0.0, TOKENS)
@@ -173,3 +175,7 @@ def test_figures_of_each_token(rng: np.random.Generator) -> None:
     )
     agree = student_TV[:, :TOKENS].argmax(-1) == teacher_TV[:, :TOKENS].argmax(-1)
     assert found.agrees_N.bool().tolist() == agree.tolist()
+    chosen = teacher_TV[:, :TOKENS].argmax(-1, keepdim=True)
+    unheard = logprob_TV.exp().gather(1, chosen)[:, 0] < UNHEARD
+    assert found.unheard_N.bool().tolist() == unheard.tolist()
+    assert unheard.any()

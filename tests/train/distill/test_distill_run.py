@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from bethink.chat.toggle import Mode
 from bethink.chat.tokenizer import ChatTokenizer
@@ -130,6 +132,29 @@ def test_the_students_adapter_is_trained_on(stored: int | None, make_distill: Ma
         for name in ("first", "on")
     ]
     assert trained[0] == trained[1]
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+def test_a_divergence_that_cannot_reach_the_teachers_choices_is_warned_of(
+    divergence: Any, make_distill: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of large logits does not hear of another's; one that is near its teacher does."""
+    sure = tmp_path / "sure"
+    shutil.copytree(make_distill().model, sure)
+    model = AutoModelForCausalLM.from_pretrained(sure, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(50)
+    model.save_pretrained(sure)
+    far = make_distill(model=str(sure), steps=1, divergence=divergence, output=tmp_path / "far")
+    run_distill(far)
+    assert rows_of(far)[0]["unheard"] > 0.5
+    assert ("hardly teach" in capsys.readouterr().err) == (divergence != "forward")
+    near = make_distill(
+        model=str(sure), teacher=str(sure), steps=1, divergence=divergence, output=tmp_path / "near"
+    )
+    run_distill(near)
+    assert rows_of(near)[0]["unheard"] == 0
+    assert "hardly teach" not in capsys.readouterr().err
 
 
 def test_a_share_splits_a_step_and_both_get_a_place() -> None:

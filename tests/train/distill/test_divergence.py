@@ -135,3 +135,15 @@ def test_jensen_shannon_lies_between_the_two_and_is_bounded(generator: torch.Gen
     torch.testing.assert_close(value("jsd", 1e-3) / 1e-3, value("forward", 0.5), rtol=0.05, atol=1e-2)
     torch.testing.assert_close(value("jsd", 1 - 1e-3) / 1e-3, value("reverse", 0.5), rtol=0.05, atol=1e-2)
     assert (value("jsd", 0.5) <= torch.log(torch.tensor(2.0))).all()
+
+
+@pytest.mark.parametrize("name", ["reverse", "jsd"])
+def test_only_the_forward_divergence_teaches_what_a_student_never_says(name: Any) -> None:
+    """Where the teacher is sure of a token and the student of another, two of the three have next to no gradient."""
+    teacher, student = torch.tensor([[8.0, -8.0]]), torch.tensor([[-8.0, 8.0]])
+    target = Target(tempered(teacher, 1.0))
+    largest = {
+        n: distance(student, target, divergence_named(n, 0.5), 1.0)[1].abs().max() for n in ("forward", name)
+    }
+    assert largest["forward"] > 0.99
+    assert largest[name] < 1e-3

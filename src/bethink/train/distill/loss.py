@@ -8,6 +8,7 @@ of a whole row are ever alive. The loss of a token is temperature² · divergenc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ from bethink.train.distill.divergence import Divergence
 from bethink.train.distill.target import TargetOf, distance
 from bethink.train.forward import hidden_states
 from bethink.train.head import chunked_loss, target_logprobs, target_logprobs_backward
+
+UNHEARD = 1e-3
+"""Below this probability a mode-seeking divergence hardly moves a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class Compared:
     """loss: the sum over the batch's tokens, differentiable. The rest is of each learned token, detached.
 
     loss_N, divergence_N: its loss, and the divergence in it; logprob_N: the student's log-probability of it; entropy_N: of the student's
-    distribution, in nats; agrees_N: whether both models would choose the same token.
+    distribution, in nats; agrees_N: whether both models would choose the same token; unheard_N: whether the student has less than UNHEARD of
+    its probability for the teacher's choice.
     """
 
     loss: Tensor
@@ -46,6 +51,7 @@ class Compared:
     logprob_N: Tensor
     entropy_N: Tensor
     agrees_N: Tensor
+    unheard_N: Tensor
 
 
 def compare(
@@ -55,8 +61,8 @@ def compare(
     hidden_ND = hidden_states(model, batch).index_select(0, batch.predictor_index_N)
     head = frozen_weights([model.get_output_embeddings()])
     target_N = batch.token_ids_T[batch.target_index_N]
-    loss_N, divergence_N, logprob_N, entropy_N, agrees_N = torch.empty(
-        5, len(target_N), device=hidden_ND.device
+    loss_N, divergence_N, logprob_N, entropy_N, agrees_N, unheard_N = torch.empty(
+        6, len(target_N), device=hidden_ND.device
     )
     share_N = of_row_N * objective.cross_entropy
     vocabulary, temperature = objective.vocabulary, objective.temperature
@@ -65,7 +71,10 @@ def compare(
         target, share_C = targets(part), share_N[part]
         logprob_C, entropy_C, log_total_C = target_logprobs(logits_CV, target_N[part], entropy=True)
         known_CV = logits_CV[:, :vocabulary]
-        agrees_N[part] = (known_CV.argmax(1) == target.likeliest).float()
+        likeliest_C = target.likeliest
+        agrees_N[part] = (known_CV.argmax(1) == likeliest_C).float()
+        of_likeliest_C = known_CV.gather(1, likeliest_C[:, None])[:, 0] - log_total_C
+        unheard_N[part] = (of_likeliest_C < math.log(UNHEARD)).float()
         divergence_C, grad_CV = distance(known_CV, target, objective.divergence, temperature)
         weight_C = (1 - share_C) * temperature**2
         loss_N[part] = weight_C * divergence_C - share_C * logprob_C
@@ -80,4 +89,4 @@ def compare(
         return loss_N[part].sum(), whole_CV
 
     loss = chunked_loss(hidden_ND, head, of_chunk)
-    return Compared(loss, loss_N, divergence_N, logprob_N, entropy_N, agrees_N)
+    return Compared(loss, loss_N, divergence_N, logprob_N, entropy_N, agrees_N, unheard_N)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from bethink.core.console import note, warn
 from bethink.train.batch import PackedBatch, packed_batches
-from bethink.train.distill.loss import Compared, Objective, compare
+from bethink.train.distill.loss import UNHEARD, Compared, Objective, compare
 from bethink.train.distill.mixture import Mixture
 from bethink.train.distill.own import Completed, Student
 from bethink.train.distill.store import learned_starts
@@ -30,7 +30,7 @@ from bethink.train.token_store import Sample, TokenStore
 FloorSeconds = Callable[[list[int], int], float]
 """(tokens of each sample, how many of all are learned) → the least seconds that learning from them takes."""
 
-_MANY_CUT = 0.5
+_MANY_CUT, _MANY_UNHEARD = 0.5, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,9 @@ class DistillMethod(Stateless):
     """A `loop.Method`.
 
     lessons, held_out: what is learned from, and what is only looked at. student: completes prompts, where the mixture has any. capacity:
-    tokens in a packed row; samples: the pair of outputs shown at each evaluation, or None; floor: what a step's learning takes at least,
-    or None where the device's speed is not known.
+    tokens in a packed row; mode_seeking: whether the divergence weighs tokens by the student's probability for them (reverse and jsd); samples:
+    the pair of outputs shown at each evaluation, or None; floor: what a step's learning takes at least, or None where the device's speed is
+    not known.
     """
 
     def __init__(
@@ -90,12 +91,14 @@ class DistillMethod(Stateless):
         student: Student | None,
         capacity: int,
         device: torch.device,
+        mode_seeking: bool = False,
         samples: SamplePair | None = None,
         floor: FloorSeconds | None = None,
     ) -> None:
         self.model, self.mixture, self.objective = model, mixture, objective
         self.lessons, self.held_out, self.student = lessons, held_out, student
         self.capacity, self.device, self.samples, self.floor = capacity, device, samples, floor
+        self.mode_seeking = mode_seeking
         self._completed = Completed([], 0)
         self._lengths: list[int] = []
         self._learned = 1
@@ -143,6 +146,11 @@ class DistillMethod(Stateless):
             least = self.floor(self._lengths, self._learned) if self._lengths else 0.0
             row["floor_seconds"] = least + self._sampling_floor
         row |= _means(sums)
+        if step == 0 and self.mode_seeking and row["unheard"] > _MANY_UNHEARD:
+            warn(
+                f"of the teacher's choices {row['unheard']:.1%} have less than {UNHEARD:.1%} of the student's probability: reverse and jsd weigh "
+                "tokens by that, and hardly teach these; --divergence forward does, or `bethink sft` on some rows first"
+            )
         if self.student is not None:
             own = len(self._completed.samples)
             row |= {
@@ -199,6 +207,7 @@ def _sums(found: Compared, batch: PackedBatch, of_row_N: Tensor) -> dict[str, fl
         "own": count - of_rows,
         "entropy": float(found.entropy_N.sum()),
         "agreement": float(found.agrees_N.sum()),
+        "unheard": float(found.unheard_N.sum()),
         "tokens": batch.tokens,
     }
 
@@ -215,6 +224,7 @@ def _means(sums: Mapping[str, float]) -> dict[str, float | None]:
         "cross_entropy": sums["cross_entropy"] / rows if rows else None,
         "entropy": sums["entropy"] / count,
         "agreement": sums["agreement"] / count,
+        "unheard": sums["unheard"] / count,
     }
     if rows and own:
         means |= {

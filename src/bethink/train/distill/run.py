@@ -165,6 +165,7 @@ def _run(given: _Given) -> TrainResult:
         student=_student(config, tokenizer, model, given.vocabulary) if config.own_share else None,
         capacity=capacity,
         device=device,
+        mode_seeking=config.divergence != "forward",
         samples=_samples(config, tokenizer, data) if eval_every else None,
         floor=_floor(ready, given.speed),
     )
