@@ -87,13 +87,22 @@ def training(result: Result) -> Iterator[Row]:
 
 
 def reinforcement(result: Result) -> Iterator[Row]:
-    if not result["same_work"]:
-        sys.exit("results/grpo.json is of work that was not the same")
-    version = next(pin.partition("==")[2] for pin in result["peer"] if pin.startswith("trl"))
-    times = {name.replace("TRL", f"TRL {version}", 1): value for name, value in result["times"].items()}
-    share = result.get("floor_share")
     work = f"GRPO step, {result['work']['model']}, sampling and learning, tokens/s"
-    yield Row(work, _list(times, []), "–" if share is None else _percent(share), "grpo.py")
+    yield _beside_trl("grpo", work, result)
+
+
+def preferences(result: Result) -> Iterator[Row]:
+    work = f"DPO, {result['work']['model']}, the reference included, useful tokens/s"
+    yield _beside_trl("dpo", work, result)
+
+
+def _beside_trl(name: str, work: str, result: Result) -> Row:
+    if not result["same_work"]:
+        sys.exit(f"results/{name}.json is of work that was not the same")
+    version = next(pin.partition("==")[2] for pin in result["peer"] if pin.startswith("trl"))
+    times = {peer.replace("TRL", f"TRL {version}", 1): value for peer, value in result["times"].items()}
+    share = result.get("floor_share")
+    return Row(work, _list(times, []), "–" if share is None else _percent(share), f"{name}.py")
 
 
 def sampling(result: Result) -> Iterator[Row]:
@@ -150,6 +159,7 @@ def curation(result: Result) -> Iterator[Row]:
 LINES: dict[str, Callable[[Result], Iterator[Row]]] = {
     "sft": training,
     "grpo": reinforcement,
+    "dpo": preferences,
     "rollouts": sampling,
     "serving": serving,
     "grading": grading,
