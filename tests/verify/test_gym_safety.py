@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -245,7 +246,7 @@ INTEGRALS = {
     "a constant first": lambda gold: "C + " + gold.removesuffix(" + C"),
     "ln": lambda gold: gold.replace("log(", "ln("),
     "a power of e": lambda gold: gold.replace("exp(x)", "E**x"),
-    "Rational": lambda gold: gold.replace("/3", "*Rational(1, 3)"),
+    "Rational": lambda gold: re.sub(r"/3\b", "*Rational(1, 3)", gold),
     "expanded": lambda gold: str(sympy.expand(sympy.parse_expr(gold))),
     "factored": lambda gold: str(sympy.factor(sympy.parse_expr(gold.removesuffix(" + C")))),
 }
@@ -257,7 +258,7 @@ SUMS = {
 VARIANTS = {
     "countdown": SUMS,
     "puzzle24": SUMS,
-    "simple_integration": SUMS | INTEGRALS | {"decimals": lambda gold: gold.replace("/2", "*0.5")},
+    "simple_integration": SUMS | INTEGRALS | {"decimals": lambda gold: re.sub(r"/2\b", "*0.5", gold)},
     "intermediate_integration": SUMS | INTEGRALS,
     "polynomial_multiplication": SUMS
     | {
