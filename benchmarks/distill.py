@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipe_runs import Run, keep, load, paired, table
+from recipe_runs import Run, cells, complies_as_before, keep, load, paired, table
 
 WAYS = {
     "answers_help": "answers",
@@ -28,7 +28,7 @@ def load_distilled(run: Path) -> Run:
 
 def failures(run: Run) -> list[str]:
     """Which of the recipe's promises a run breaks."""
-    cell = {(row["model"], row["mode"]): row for row in run["rows"]}
+    cell = cells(run)
     students = {model for model, _ in cell} - {"teacher", "before"}
     promises = {
         "at least 500 problems a mode": all(row["n"] >= 500 for row in run["rows"]),
@@ -36,11 +36,7 @@ def failures(run: Run) -> list[str]:
         "every student within the teacher's interval, or above": all(
             cell[student, "on"]["high"] >= cell["teacher", "on"]["low"] for student in students
         ),
-        "compliance within a point of what it was": all(
-            cell[student, mode]["compliance"] >= cell["before", mode]["compliance"] - 0.01
-            for student in students
-            for mode in ("on", "off")
-        ),
+        "compliance within a point of what it was": complies_as_before(run, *students),
     }
     return [promise for promise, kept in promises.items() if not kept]
 

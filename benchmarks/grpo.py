@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import curated_rows, environment, in_turn, machine, parser_for, run, write
+from harness import curated_rows, environment, in_turn, machine, parser_for, report_times, run, write
 from sft import PEER
 
 TASK = "chain_sum:min_terms=4,max_terms=6,min_digits=1,max_digits=1"
@@ -189,10 +189,7 @@ def report(result: dict[str, Any]) -> None:
             f"{name:16} {rate:7.1f} completion tokens/s   {shown}   "
             f"reward {statistics.fmean(rewards[:half]):.2f} → {statistics.fmean(rewards[-half:]):.2f}"
         )
-    for name, times in result["times"].items():
-        print(f"{times} × {name}")
-    if not result["same_work"]:
-        print("NOT the same work: see rewards and tokens of the runs")
+    report_times(result, "rewards and tokens")
 
 
 if __name__ == "__main__":

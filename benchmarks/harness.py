@@ -118,6 +118,14 @@ def run(
     return output, memory
 
 
+def report_times(result: Mapping[str, Any], see: str) -> None:
+    """Say how many times as fast as each peer, and where to look when the work was not the same. see: names of figures of the runs."""
+    for name, times in result["times"].items():
+        print(f"{times} × {name}")
+    if not result["same_work"]:
+        print(f"NOT the same work: see {see} of the runs")
+
+
 def write(name: str, result: Mapping[str, Any]) -> None:
     """Keep a result as results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bethink.train.metrics import read_metrics
-from recipe_runs import Run, keep, load, paired, table
+from recipe_runs import Run, cells, keep, load, paired, table
 
 
 def load_lab(run: Path) -> Run:
@@ -30,7 +30,7 @@ def load_lab(run: Path) -> Run:
 
 def failures(run: Run) -> list[str]:
     """Which of the laboratory's promises a run breaks."""
-    cell = {(row["model"], row["mode"]): row for row in run["rows"]}
+    cell = cells(run)
     accuracy = {key: row["accuracy"] for key, row in cell.items()}
     promises = {
         "the base at most 10 %": accuracy["base", "on"] <= 0.10,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipe_runs import Run, keep, load, paired, table
+from recipe_runs import Run, complies_as_before, keep, load, paired, table
 
 
 def load_preferred(run: Path) -> Run:
@@ -22,14 +22,10 @@ def load_preferred(run: Path) -> Run:
 
 def failures(run: Run) -> list[str]:
     """Which of the recipe's promises a run breaks."""
-    cell = {(row["model"], row["mode"]): row for row in run["rows"]}
     promises = {
         "at least 500 problems a mode": all(row["n"] >= 500 for row in run["rows"]),
         "preferences help, paired": run["preferences_help"]["low"] > 0,
-        "compliance within a point of what it was": all(
-            cell["after", mode]["compliance"] >= cell["before", mode]["compliance"] - 0.01
-            for mode in ("on", "off")
-        ),
+        "compliance within a point of what it was": complies_as_before(run, "after"),
     }
     return [promise for promise, kept in promises.items() if not kept]
 

@@ -9,12 +9,12 @@ run: seed, machine, versions, timings, rows) and puts the first run's table betw
 
 from __future__ import annotations
 
-from recipe_runs import Run, keep, load, table
+from recipe_runs import Run, cells, keep, load, table
 
 
 def failures(run: Run) -> list[str]:
     """Which of the quickstart's promises a run breaks."""
-    cell = {(row["model"], row["mode"]): row for row in run["rows"]}
+    cell = cells(run)
     on, off = cell["trained", "on"], cell["trained", "off"]
     promises = {
         "at least 200 problems a mode": all(row["n"] >= 200 for row in run["rows"]),

@@ -1,4 +1,4 @@
-"""Finished runs of a recipe: their figures, the promises they must keep, and what a page shows of them. quickstart.py, lab.py and reinforce.py use it."""
+"""Finished runs of a recipe: their figures, the promises they must keep, and what a page shows of them. quickstart.py, lab.py, reinforce.py, prefer.py and distill.py use it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ def paired(run: Path, stage: str) -> dict[str, float]:
     found = json.loads((run / stage / "comparison.json").read_text())["comparisons"]
     (one,) = (pair for pair in found if pair["mode_b"] == "on")
     return {name: one[name] for name in ("difference", "low", "high", "p_value")}
+
+
+def cells(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of its results by model and mode."""
+    return {(row["model"], row["mode"]): row for row in run["rows"]}
+
+
+def complies_as_before(run: Run, *models: str) -> bool:
+    """Whether these obey the toggle as often as the model called `before`, within a point, in both modes."""
+    cell = cells(run)
+    return all(
+        cell[model, mode]["compliance"] >= cell["before", mode]["compliance"] - 0.01
+        for model in models
+        for mode in ("on", "off")
+    )
 
 
 def table(run: Run) -> str:

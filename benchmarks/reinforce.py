@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from bethink.train.metrics import read_metrics
-from recipe_runs import Run, keep, load, paired, table
+from recipe_runs import Run, complies_as_before, keep, load, paired, table
 
 Curve = list[tuple[int, float]]
 """Completion tokens sampled so far, and the share of held-out problems solved."""
@@ -93,16 +93,12 @@ def curves_table(runs: list[Run]) -> str:
 
 def failures(run: Run) -> list[str]:
     """Which of the recipe's promises a run breaks."""
-    cell = {(row["model"], row["mode"]): row for row in run["rows"]}
     helps = run["reinforcement_helps"]
     promises = {
         "at least 500 problems a mode": all(row["n"] >= 500 for row in run["rows"]),
         "at least 10 points, thinking on": helps["difference"] >= 0.10,
         "a paired interval that excludes 0": helps["low"] > 0,
-        "compliance within a point of what it was": all(
-            cell["after", mode]["compliance"] >= cell["before", mode]["compliance"] - 0.01
-            for mode in ("on", "off")
-        ),
+        "compliance within a point of what it was": complies_as_before(run, "after"),
         "at most 20 minutes of learning": run["stages"]["longer"] <= 20 * 60,
     }
     if "curves" in run:

@@ -78,31 +78,26 @@ def _list(times: dict[str, float], left_out: list[str]) -> str:
 
 
 def training(result: Result) -> Iterator[Row]:
-    if not result["same_work"]:
-        sys.exit("results/sft.json is of work that was not the same")
-    version = next(pin.partition("==")[2] for pin in result["peer"] if pin.startswith("trl"))
-    times = {name.replace("TRL", f"TRL {version}", 1): value for name, value in result["times"].items()}
-    work = f"LoRA step, {result['work']['model']}, useful tokens/s"
-    yield Row(work, _list(times, []), _percent(result["floor_share"]), "sft.py")
+    yield _beside_trl("sft", "LoRA step, {model}, useful tokens/s", result)
 
 
 def reinforcement(result: Result) -> Iterator[Row]:
-    work = f"GRPO step, {result['work']['model']}, sampling and learning, tokens/s"
-    yield _beside_trl("grpo", work, result)
+    yield _beside_trl("grpo", "GRPO step, {model}, sampling and learning, tokens/s", result)
 
 
 def preferences(result: Result) -> Iterator[Row]:
-    work = f"DPO, {result['work']['model']}, the reference included, useful tokens/s"
-    yield _beside_trl("dpo", work, result)
+    yield _beside_trl("dpo", "DPO, {model}, the reference included, useful tokens/s", result)
 
 
 def _beside_trl(name: str, work: str, result: Result) -> Row:
+    """The row of results/NAME.json. work: with the model's place in it. A result of work that was not the same ends the script."""
     if not result["same_work"]:
         sys.exit(f"results/{name}.json is of work that was not the same")
     version = next(pin.partition("==")[2] for pin in result["peer"] if pin.startswith("trl"))
     times = {peer.replace("TRL", f"TRL {version}", 1): value for peer, value in result["times"].items()}
     share = result.get("floor_share")
-    return Row(work, _list(times, []), "–" if share is None else _percent(share), f"{name}.py")
+    told = work.format(model=result["work"]["model"])
+    return Row(told, _list(times, []), "–" if share is None else _percent(share), f"{name}.py")
 
 
 def sampling(result: Result) -> Iterator[Row]:

@@ -127,6 +127,13 @@ class DistillMethod(Stateless):
                 "it may not know how to end; --completion-tokens says where they are cut"
             )
 
+    def _warn_of_unheard(self, step: int, share: float) -> None:
+        if step == 0 and self.mode_seeking and share > _MANY_UNHEARD:
+            warn(
+                f"of the teacher's choices {share:.1%} have less than {UNHEARD:.1%} of the student's probability: reverse and jsd weigh "
+                "tokens by that, and hardly teach these; --divergence forward does, or `bethink sft` on some rows first"
+            )
+
     def loss(self, batch: DistillBatch) -> tuple[Tensor, Mapping[str, float]]:
         """The micro-batch's sum over learned tokens, divided by those of the whole step."""
         found, sums = self._compare(batch, self.lessons.teacher)
@@ -146,11 +153,7 @@ class DistillMethod(Stateless):
             least = self.floor(self._lengths, self._learned) if self._lengths else 0.0
             row["floor_seconds"] = least + self._sampling_floor
         row |= _means(sums)
-        if step == 0 and self.mode_seeking and row["unheard"] > _MANY_UNHEARD:
-            warn(
-                f"of the teacher's choices {row['unheard']:.1%} have less than {UNHEARD:.1%} of the student's probability: reverse and jsd weigh "
-                "tokens by that, and hardly teach these; --divergence forward does, or `bethink sft` on some rows first"
-            )
+        self._warn_of_unheard(step, row["unheard"])
         if self.student is not None:
             own = len(self._completed.samples)
             row |= {
